@@ -1,0 +1,1 @@
+//! A running peer: TAP, sockets and clock around `kuguri_proto::node`; and the command line.

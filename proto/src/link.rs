@@ -1,0 +1,1 @@
+//! One remote peer: the authenticated association that outlives the paths which carry its datagrams.

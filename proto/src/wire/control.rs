@@ -1,0 +1,151 @@
+//! What two linked peers say to each other inside TLS (over the ARQ), beside frames.
+//!
+//! Messages are framed by [`super::codec::Framer`]. Version and cipher are agreed before them, by ALPN ([`ALPN_AES`],
+//! [`ALPN_CHACHA`]), so the handshake's transcript protects that choice against a downgrade.
+
+use std::net::{IpAddr, SocketAddr};
+
+use bincode::{Decode, Encode};
+
+use super::ethernet::MacAddr;
+
+/// Protocol version 1, frames sealed by AES-256-GCM: offered first by peers with the instructions for it.
+pub const ALPN_AES: &[u8] = b"kuguri/1 aes-256-gcm";
+/// Protocol version 1, frames sealed by ChaCha20-Poly1305: offered by everybody.
+pub const ALPN_CHACHA: &[u8] = b"kuguri/1 chacha20-poly1305";
+
+/// No more candidates than this are taken from a peer (it could aim us at strangers).
+pub const MAX_CANDIDATES: usize = 16;
+
+/// A message between two peers.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub enum Control {
+    /// The member asks to join the hub; its first message.
+    Join(Join),
+    /// The hub lets it in.
+    Welcome(Welcome),
+    /// The hub does not let it in; the link ends.
+    Refuse(Refusal),
+    /// Where the sender can perhaps be reached, and when to start checking.
+    Candidates(Candidates),
+    /// The sender's half of the next epoch's key agreement.
+    Rekey(Rekey),
+    /// The sender ends the link on purpose.
+    Bye(Bye),
+}
+
+/// The member's request.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct Join {
+    /// What it shows to be let in.
+    pub credential: Credential,
+    /// The name of its machine, for people; at most 63 bytes.
+    pub host_name: String,
+    /// The address of its virtual LAN card.
+    pub mac: MacAddr,
+    /// Bits for what else it can do; unknown ones are ignored.
+    pub features: u64,
+}
+
+/// What a member shows to be let in. Its key, which TLS has proved, is known anyway.
+#[derive(Clone, PartialEq, Eq, Encode, Decode)]
+pub enum Credential {
+    /// Nothing but its key.
+    Key,
+    /// The token of an invite.
+    Token([u8; 16]),
+}
+
+/// The hub's answer to a member that may join.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct Welcome {
+    /// The hub's name, for people.
+    pub hub_name: String,
+    /// An address for the virtual LAN card and the length of its prefix, when the hub gives one.
+    pub address: Option<(IpAddr, u8)>,
+    /// The address of the hub's own virtual host, when it has one.
+    pub gateway: Option<IpAddr>,
+    /// The virtual network's MTU in bytes of IP packet.
+    pub mtu: u16,
+    /// Bits for what else the hub can do; unknown ones are ignored.
+    pub features: u64,
+}
+
+/// Why a hub does not let a peer in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode, serde::Serialize)]
+pub enum Refusal {
+    /// The invite's token is not one of the hub's: withdrawn, used up, expired or never given.
+    UnknownToken,
+    /// The hub has as many members as it takes.
+    Full,
+    /// The hub has no address left to give.
+    NoAddress,
+    /// This peer is not a hub.
+    NotAHub,
+}
+
+/// Where the sender can perhaps be reached.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct Candidates {
+    /// Counts the sender's lists up; a list replaces the ones before it.
+    pub round: u32,
+    /// At most [`MAX_CANDIDATES`], best first.
+    pub candidates: Vec<Candidate>,
+}
+
+/// One address at which a peer can perhaps be reached (RFC 8445, section 5.1.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Encode, Decode, serde::Serialize)]
+pub struct Candidate {
+    /// How the address was learnt.
+    pub kind: CandidateKind,
+    /// The address.
+    pub address: SocketAddr,
+}
+
+/// How a candidate's address was learnt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Encode, Decode, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum CandidateKind {
+    /// An interface of the machine has it.
+    Host,
+    /// A STUN server saw it.
+    ServerReflexive,
+    /// A gateway's port-mapping protocol gave it.
+    Mapped,
+    /// Computed from a NAT's behaviour.
+    Predicted,
+    /// Seen as the source of an authenticated check.
+    PeerReflexive,
+}
+
+/// One side's half of a key agreement for a new epoch.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct Rekey {
+    /// The epoch that the new keys are for.
+    pub epoch: u8,
+    /// Whether this answers the other side's half.
+    pub answer: bool,
+    /// An X25519 public key.
+    pub public: [u8; 32],
+}
+
+/// Why a peer ends the link on purpose.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode, serde::Serialize)]
+pub enum Bye {
+    /// Its process ends.
+    ShuttingDown,
+    /// Its user said so.
+    Disconnected,
+    /// The same member has joined again from elsewhere.
+    Replaced,
+}
+
+impl std::fmt::Debug for Credential {
+    /// Never shows a token.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Key => "Key",
+            Self::Token(_) => "Token(…)",
+        })
+    }
+}

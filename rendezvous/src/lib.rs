@@ -1,0 +1,1 @@
+//! The rendezvous process: sockets and clock around `kuguri_proto::rendezvous`.

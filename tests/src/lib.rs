@@ -1,0 +1,1 @@
+//! Claims about two or more nodes, or real processes.
