@@ -10,7 +10,7 @@ use std::sync::Arc;
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 use rustls::sign::CertifiedKey;
 use zeroize::Zeroizing;
 
@@ -120,12 +120,9 @@ impl Identity {
     #[must_use]
     pub fn certified_key(&self) -> Arc<CertifiedKey> {
         let pkcs8 = Zeroizing::new([PKCS8_PREFIX.as_slice(), self.seed.as_slice()].concat());
-        let der = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(pkcs8.as_slice()));
-        let signer = rustls::crypto::aws_lc_rs::sign::any_eddsa_type(match &der {
-            PrivateKeyDer::Pkcs8(key) => key,
-            _ => unreachable!("made as PKCS #8 above"),
-        })
-        .expect("a well-formed Ed25519 key");
+        let der = PrivatePkcs8KeyDer::from(pkcs8.as_slice());
+        let signer = rustls::crypto::aws_lc_rs::sign::any_eddsa_type(&der)
+            .expect("a well-formed Ed25519 key");
         Arc::new(CertifiedKey::new(
             vec![CertificateDer::from(self.id.to_spki())],
             signer,

@@ -30,6 +30,7 @@ use std::net::SocketAddr;
 
 pub mod identity;
 pub mod link;
+pub mod node;
 pub mod rendezvous;
 pub mod wire;
 

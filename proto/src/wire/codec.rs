@@ -68,7 +68,7 @@ impl Framer {
     ///
     /// # Errors
     /// When the stream is not a sequence of such messages; it cannot be used any more.
-    pub fn next<T: Decode<()>>(&mut self) -> Result<Option<T>, CodecError> {
+    pub fn next_message<T: Decode<()>>(&mut self) -> Result<Option<T>, CodecError> {
         let Some(&[high, low]) = self.buffer.first_chunk::<2>() else {
             return Ok(None);
         };
@@ -154,7 +154,7 @@ mod tests {
             let (mut framer, mut got) = (Framer::default(), Vec::new());
             for piece in stream.chunks(cut) {
                 framer.push(piece);
-                while let Some(value) = framer.next::<u64>().expect("well formed") {
+                while let Some(value) = framer.next_message::<u64>().expect("well formed") {
                     got.push(value);
                 }
             }
