@@ -10,6 +10,7 @@
 //!
 //! Everything else is refused. `wire` knows no other module of this crate but `identity` (key types).
 
+pub mod clear;
 pub mod codec;
 pub mod control;
 pub mod ethernet;
