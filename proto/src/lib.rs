@@ -28,10 +28,12 @@
 
 use std::net::SocketAddr;
 
+pub mod bucket;
 pub mod identity;
 pub mod link;
 pub mod node;
 pub mod rendezvous;
+pub mod switch;
 pub mod wire;
 
 /// Which of the driver's UDP sockets a datagram came in by or leaves by.
