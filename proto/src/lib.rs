@@ -29,6 +29,7 @@
 use std::net::SocketAddr;
 
 pub mod bucket;
+pub mod gateway;
 pub mod identity;
 pub mod link;
 pub mod node;
