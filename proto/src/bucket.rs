@@ -75,6 +75,7 @@ impl Bucket {
 }
 
 #[cfg(test)]
+#[allow(clippy::disallowed_methods, reason = "a test may begin at any instant")]
 mod tests {
     use proptest::prelude::*;
 

@@ -286,4 +286,5 @@ impl Switch {
 }
 
 #[cfg(test)]
+#[allow(clippy::disallowed_methods, reason = "a test may begin at any instant")]
 mod tests;
