@@ -28,9 +28,11 @@
 
 use std::net::SocketAddr;
 
+pub mod auth;
 pub mod bucket;
 pub mod gateway;
 pub mod identity;
+pub mod invite;
 pub mod link;
 pub mod node;
 pub mod rendezvous;
