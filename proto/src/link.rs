@@ -1,3 +1,4 @@
 //! One remote peer: the authenticated association that outlives the paths which carry its datagrams.
 
+pub mod pack;
 pub mod seal;

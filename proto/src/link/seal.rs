@@ -26,7 +26,7 @@ pub mod keys;
 pub mod open;
 pub mod replay;
 #[cfg(test)]
-mod tests;
+pub(in crate::link) mod tests;
 
 pub use keys::{Chain, EpochKey, LinkKeys, Role, Suite};
 pub use open::{OpenCounters, OpenError, Opened, Opener};
