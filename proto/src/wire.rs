@@ -11,9 +11,11 @@
 //! Everything else is refused. `wire` knows no other module of this crate but `identity` (key types).
 
 pub mod clear;
+pub mod chunk;
 pub mod codec;
 pub mod control;
 pub mod ethernet;
+pub mod sealed;
 
 /// First byte of an ARQ segment that travels in the clear (handshake only).
 pub const SEGMENT: u8 = 32;
