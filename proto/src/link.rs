@@ -20,14 +20,14 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use rand::rngs::StdRng;
-use rand::{Rng, SeedableRng};
+use rand::SeedableRng;
 
 use crate::identity::{Identity, PeerId};
 use crate::node::status::{Counters, LinkStatus};
 use crate::rendezvous::Channel;
 use crate::wire::clear::{self, Indices};
 use crate::wire::codec::Framer;
-use crate::wire::control::{Bye, Candidate, Candidates, Control, Join, Refusal, Welcome};
+use crate::wire::control::{Bye, Candidate, Candidates, Control, Join, Refusal, Rekey, Welcome};
 use crate::{SocketId, Transmit};
 
 pub mod arq;
@@ -40,6 +40,8 @@ pub mod tls;
 mod secure;
 
 use arq::Arq;
+use path::PathEvent;
+use seal::Role;
 use secure::Secure;
 use tls::TlsSession;
 
@@ -137,7 +139,6 @@ pub struct Link {
     rng: StdRng,
     last_received: Instant,
     started: Instant,
-    round: u32,
     candidates: Vec<Candidate>,
     early: Option<Candidates>,
     events: VecDeque<LinkEvent>,
@@ -181,7 +182,6 @@ impl Link {
             rng: StdRng::from_seed(setup.seed),
             last_received: now,
             started: now,
-            round: 0,
             candidates: Vec::new(),
             early: None,
             events: VecDeque::new(),
@@ -260,7 +260,7 @@ impl Link {
         let Some(secure) = &mut self.secure else {
             return;
         };
-        let Some(contents) = secure.open(datagram, via, &mut self.counters, now) else {
+        let Some(contents) = secure.open(datagram, via, now) else {
             return;
         };
         self.sealed_seen = true;
@@ -290,9 +290,9 @@ impl Link {
         let Some(secure) = &mut self.secure else {
             return false;
         };
-        let mine = secure.handle_stun(socket, remote, message, now);
+        let handled = secure.paths.handle_stun(socket, remote, message, now);
         self.pump(now);
-        mine
+        handled != path::Handled::NotMine
     }
 
     /// A frame is to go to the peer.
@@ -312,7 +312,7 @@ impl Link {
     /// (Member) asks to join; right after [`LinkEvent::Established`].
     pub fn join(&mut self, join: Join, now: Instant) {
         self.send_control(&Control::Join(join));
-        self.exchange(now);
+        self.pump(now);
     }
 
     /// (Hub) lets the peer in, and takes up the candidates that it sent.
@@ -320,7 +320,7 @@ impl Link {
         self.admitted = true;
         self.send_control(&Control::Welcome(welcome));
         if let Some(candidates) = self.early.take() {
-            self.handle_candidates(candidates, now);
+            self.handle_candidates(&candidates, now);
         }
         self.pump(now);
     }
@@ -331,17 +331,12 @@ impl Link {
         self.end(now);
     }
 
-    /// Our own candidates are these now; a new round of checks follows if they changed.
+    /// Our own candidates are these now; a new exchange follows if they changed.
     pub fn set_candidates(&mut self, candidates: &[Candidate], now: Instant) {
-        if self.candidates == candidates {
-            return;
-        }
         self.candidates = candidates.to_vec();
         if let Some(secure) = &mut self.secure {
-            secure.paths.set_local(candidates);
-            if self.admitted && self.round > 0 {
-                self.exchange(now);
-            }
+            secure.paths.set_local(self.candidates.clone(), now);
+            self.pump(now);
         }
     }
 
@@ -376,7 +371,7 @@ impl Link {
     pub fn handle_timeout(&mut self, now: Instant) {
         self.arq.handle_timeout(now);
         if let Some(secure) = &mut self.secure {
-            secure.handle_timeout(&mut self.counters, now);
+            secure.handle_timeout(now);
         }
         if self.closing.is_some_and(|at| at <= now) {
             return self.finish("ended on this side".to_owned());
@@ -406,11 +401,8 @@ impl Link {
         if let Some(outgoing) = self.poll_clear(now) {
             return Some(outgoing);
         }
-        let remote_index = self.remote_index?;
-        let sealed_arq = self.seals_segments();
-        let secure = self.secure.as_mut()?;
-        let arq = sealed_arq.then_some(&mut self.arq);
-        secure.poll_transmit(arq, remote_index, self.relay, &mut self.counters, now)
+        let arq = self.seals_segments().then_some(&mut self.arq);
+        self.secure.as_mut()?.poll_transmit(arq, self.relay, now)
     }
 
     /// The next frame that came, if any.
@@ -442,6 +434,10 @@ impl Link {
     pub fn status(&self, now: Instant) -> LinkStatus {
         let direct = self.secure.as_ref().and_then(|secure| secure.paths.best());
         let rtt = self.secure.as_ref().and_then(Secure::round_trip).or_else(|| self.arq.rtt().smoothed());
+        let mut counters = self.counters;
+        if let Some(secure) = &self.secure {
+            secure.count(&mut counters);
+        }
         LinkStatus {
             peer: self.peer.to_string(),
             path: match (self.established, direct.is_some()) {
@@ -453,10 +449,10 @@ impl Link {
             address: direct.as_ref().map(|path| path.remote),
             since_seconds: now.saturating_duration_since(self.path_since).as_secs_f64(),
             rtt_ms: rtt.map(|rtt| rtt.as_secs_f64() * 1e3),
-            mtu: direct.as_ref().map_or(secure::RELAY_MTU, |path| path.mtu).try_into().unwrap_or(u16::MAX),
+            mtu: direct.as_ref().map_or(secure::RELAY_MTU, |path| path.mtu),
             cipher: self.cipher.to_owned(),
             epoch: self.secure.as_ref().map_or(0, Secure::epoch),
-            counters: self.counters,
+            counters,
             ..LinkStatus::default()
         }
     }
@@ -497,7 +493,7 @@ impl Link {
             self.establish(now);
         }
         self.read_control(now);
-        self.poll_paths(now);
+        self.poll_secure(now);
         self.flush_tls();
     }
 
@@ -510,21 +506,20 @@ impl Link {
     }
 
     fn establish(&mut self, now: Instant) {
+        let (Some(remote_index), Some(suite), Ok(exported)) = (self.remote_index, self.tls.suite(), self.tls.export()) else {
+            return;
+        };
         if self.tls.peer() != Some(self.peer) {
             return self.finish("another key answered than the rendezvous announced".to_owned());
         }
-        let Some(remote_index) = self.remote_index else { return };
-        let suite = self.tls.suite();
-        let exported = self.tls.export();
-        let seed = self.rng.random();
-        let secure = Secure::new(&exported, suite, self.starter, (self.local_index, remote_index), seed, now);
+        let role = if self.starter { Role::Client } else { Role::Server };
+        let indices = (self.local_index, remote_index);
+        let mut secure = Secure::new(&exported, (suite, role), indices, &mut self.rng, now);
+        secure.paths.set_local(self.candidates.clone(), now);
+        self.secure = Some(secure);
         self.cipher = suite.name();
         self.established = true;
         self.path_since = now;
-        self.secure = Some(secure);
-        if let Some(secure) = &mut self.secure {
-            secure.paths.set_local(&self.candidates);
-        }
         self.events.push_back(LinkEvent::Established { cipher: self.cipher });
     }
 
@@ -550,7 +545,7 @@ impl Link {
                 self.finish("the hub refused to let us in".to_owned());
             }
             Control::Join(_) | Control::Welcome(_) | Control::Refuse(_) => self.counters.dropped_malformed += 1,
-            Control::Candidates(candidates) if self.admitted => self.handle_candidates(candidates, now),
+            Control::Candidates(candidates) if self.admitted => self.handle_candidates(&candidates, now),
             Control::Candidates(candidates) => self.early = Some(candidates),
             Control::Rekey(rekey) => self.handle_rekey(&rekey, now),
             Control::Bye(reason) => self.finish(
@@ -564,62 +559,61 @@ impl Link {
         }
     }
 
-    /// Begins a round: our candidates go to the peer, which answers with its own and the same round's number.
-    fn exchange(&mut self, now: Instant) {
-        self.round = self.round.wrapping_add(1);
-        self.send_candidates();
-        self.pump(now);
-    }
-
     /// Both sides start checking at the same instant: the asker when the answer is there, the answerer half a round trip
     /// after it was sent. So neither's check meets a NAT that the other has not opened yet.
-    fn handle_candidates(&mut self, candidates: Candidates, now: Instant) {
-        let is_answer = candidates.round == self.round;
-        let start = if is_answer {
+    fn handle_candidates(&mut self, candidates: &Candidates, now: Instant) {
+        let Some(secure) = &mut self.secure else { return };
+        let start = if secure.paths.is_awaiting_candidates() {
             now
         } else {
-            self.round = candidates.round;
-            self.send_candidates();
             now + self.arq.rtt().smoothed().unwrap_or(DEFAULT_RTT) / 2
         };
-        if let Some(secure) = &mut self.secure {
-            secure.paths.handle_candidates(&candidates.candidates, start, now);
+        secure.paths.handle_candidates(candidates, start, now);
+    }
+
+    fn handle_rekey(&mut self, rekey: &Rekey, now: Instant) {
+        let Some(secure) = &mut self.secure else { return };
+        if let Err(error) = secure.rekeying.handle_message(rekey, now) {
+            self.finish(error.to_string());
         }
     }
 
-    fn send_candidates(&mut self) {
-        let message = Candidates { round: self.round, candidates: self.candidates.clone() };
-        self.send_control(&Control::Candidates(message));
-    }
-
-    fn handle_rekey(&mut self, rekey: &crate::wire::control::Rekey, now: Instant) {
-        if let Some(secure) = &mut self.secure {
-            if let Some(answer) = secure.handle_rekey(rekey, now) {
-                self.send_control(&Control::Rekey(answer));
+    /// Takes up what paths, pings and rekeying want said.
+    fn poll_secure(&mut self, now: Instant) {
+        let Some(secure) = &mut self.secure else { return };
+        let mut messages: Vec<Control> = secure.rekeying.poll_message().map(Control::Rekey).into_iter().collect();
+        while let Some(event) = secure.paths.poll_event() {
+            match event {
+                PathEvent::Direct { remote, .. } => {
+                    self.arq.path_changed(now);
+                    self.path_since = now;
+                    self.events.push_back(LinkEvent::PathChanged(Some(remote)));
+                }
+                PathEvent::Lost { .. } => {
+                    self.arq.path_changed(now);
+                    self.path_since = now;
+                    self.events.push_back(LinkEvent::PathChanged(None));
+                }
+                PathEvent::WantExchange if self.admitted => {
+                    messages.push(Control::Candidates(secure.paths.local_candidates(now)));
+                }
+                PathEvent::WantExchange | PathEvent::MtuChanged { .. } => {}
             }
         }
-    }
-
-    /// Takes up what the paths and the rekeying want said.
-    fn poll_paths(&mut self, now: Instant) {
-        let Some(secure) = &mut self.secure else { return };
-        let told = secure.poll(&mut self.arq, &mut self.events, now);
-        if told.path_changed {
-            self.path_since = now;
-        }
-        if let Some(rekey) = told.rekey {
-            self.send_control(&Control::Rekey(rekey));
-        }
-        if told.wants_exchange && self.admitted {
-            self.round = self.round.wrapping_add(1);
-            self.send_candidates();
+        self.events.extend(std::iter::from_fn(|| secure.poll_event()));
+        for message in messages {
+            self.send_control(&message);
         }
     }
 
     fn send_control(&mut self, message: &Control) {
         match Framer::frame(message) {
-            Ok(bytes) => self.tls.write(&bytes),
-            Err(error) => tracing::error!(%error, "a control message of our own is too large"),
+            Ok(bytes) => {
+                if let Err(error) = self.tls.write(&bytes) {
+                    self.finish(error.to_string());
+                }
+            }
+            Err(error) => self.finish(format!("a control message of our own is wrong: {error}")),
         }
     }
 

@@ -4,21 +4,26 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
 use zeroize::Zeroizing;
 
 use super::arq::Arq;
-use super::pack::{Packer, Reassembler};
-use super::path::{Paths, PathsConfig, PathEvent};
+use super::pack::{self, Packer, Reassembler};
+use super::path::{PathEvent, Paths, PathsConfig};
 use super::rekey::Rekeying;
 use super::seal::keys::EXPORTED;
-use super::seal::{LinkKeys, OpenError, Opener, Role, Sealer, Suite};
+use super::seal::{LinkKeys, Role, Suite};
 use super::{LinkEvent, Outgoing, Via};
+use crate::Transmit;
 use crate::node::status::Counters;
 use crate::rendezvous::Channel;
 use crate::wire::chunk::{self, Chunk};
-use crate::wire::control::Rekey;
-use crate::wire::sealed::{HEADER, OVERHEAD};
-use crate::{SocketId, Transmit};
+use crate::wire::sealed::{HEADER, TAG};
+
+mod pings;
+
+use pings::Pings;
 
 /// Bytes of UDP payload that every relayed path is taken to carry, without the relay's own header: what QUIC demands of a path
 /// (RFC 9000, section 14), and the rendezvous is reached by QUIC.
@@ -27,16 +32,14 @@ pub(super) const RELAY_MTU: usize = 1196;
 /// Sealing, opening, packing and paths of one link.
 pub(super) struct Secure {
     pub(super) paths: Paths,
-    sealer: Sealer,
-    opener: Opener,
-    rekeying: Rekeying,
+    pub(super) rekeying: Rekeying,
     packer: Packer,
     reassembler: Reassembler,
     pongs: VecDeque<(Via, u64, u16)>,
     pings: Pings,
     last_sign: Instant,
-    direct: Option<SocketAddr>,
     events: VecDeque<LinkEvent>,
+    malformed: u64,
 }
 
 /// What came out of a datagram.
@@ -44,14 +47,6 @@ pub(super) struct Secure {
 pub(super) struct Contents {
     pub(super) segments: Vec<Vec<u8>>,
     pub(super) frames: Vec<Vec<u8>>,
-}
-
-/// What the link has to say or note.
-#[derive(Default)]
-pub(super) struct Told {
-    pub(super) path_changed: bool,
-    pub(super) wants_exchange: bool,
-    pub(super) rekey: Option<Rekey>,
 }
 
 impl Secure {
@@ -69,19 +64,18 @@ impl Secure {
             send_key: *keys.check_key,
             receive_key: *keys.peer_check_key,
             starter: role == Role::Client,
+            refused: Vec::new(),
         };
         Self {
             paths: Paths::new(paths, rng.random(), now),
-            sealer: Sealer::new(remote_index, keys.chain.key(suite, role, 0)),
-            opener: Opener::new(keys.chain.key(suite, role.other(), 0)),
-            rekeying: Rekeying::new(keys.chain, suite, role, rng.random(), now),
+            rekeying: Rekeying::new(keys, role, suite, remote_index, StdRng::from_seed(rng.random()), now),
             packer: Packer::new(QUEUE_BYTES),
             reassembler: Reassembler::default(),
             pongs: VecDeque::new(),
             pings: Pings::default(),
             last_sign: now,
-            direct: None,
             events: VecDeque::new(),
+            malformed: 0,
         }
     }
 
@@ -90,7 +84,8 @@ impl Secure {
     /// Opens a datagram; `None` when it is not authentic or not fresh.
     pub(super) fn open(&mut self, datagram: &mut [u8], via: Via, now: Instant) -> Option<Contents> {
         let size = u16::try_from(datagram.len()).unwrap_or(u16::MAX);
-        let plaintext = self.opener.open(datagram, now).ok()?.plaintext;
+        let plaintext = self.rekeying.opener().open(datagram, now).ok()?.plaintext;
+        self.rekeying.handle_opened(now);
         if let Via::Direct { socket, remote } = via {
             self.paths.handle_authenticated(socket, remote, now);
         }
@@ -124,7 +119,7 @@ impl Secure {
             Chunk::Pong { id, .. } if Pings::is_mine(id) => self.events.extend(self.pings.handle_pong(id, now)),
             Chunk::Pong { id, size } => {
                 if let Via::Direct { remote, .. } = via {
-                    self.paths.handle_probe_answer(id, usize::from(size), remote, now);
+                    self.paths.handle_probe_answer(id, usize::from(size), Some(remote), now);
                 }
             }
         }
@@ -153,7 +148,7 @@ impl Secure {
 
     pub(super) fn handle_timeout(&mut self, now: Instant) {
         self.paths.handle_timeout(now);
-        self.opener.handle_timeout(now);
+        self.rekeying.handle_timeout(now);
         self.reassembler.handle_timeout(now);
         self.events.extend(self.pings.handle_timeout(now));
     }
@@ -206,13 +201,14 @@ impl Secure {
     }
 
     fn seal_payload(&mut self, via: Via, mut payload: Vec<u8>) -> Option<Outgoing> {
-        self.sealer.seal_tail(&mut payload, 0).ok()?;
+        self.rekeying.sealer().seal_tail(&mut payload, 0).ok()?;
         Some(match via {
             Via::Relay(channel) => Outgoing::Relay(channel, payload),
             Via::Direct { socket, remote } => Outgoing::Direct(Transmit { socket, ..Transmit::datagram(remote, payload) }),
         })
     }
 
+    /// What the node is to know.
     pub(super) fn poll_event(&mut self) -> Option<LinkEvent> {
         self.events.pop_front()
     }
@@ -220,7 +216,6 @@ impl Secure {
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
         let times = [
             self.paths.poll_timeout(),
-            self.opener.poll_timeout(),
             self.reassembler.poll_timeout(),
             self.pings.poll_timeout(),
             self.rekeying.poll_timeout(),
@@ -230,8 +225,8 @@ impl Secure {
 
     /// Adds what was counted here to a link's counters.
     pub(super) fn count(&self, counters: &mut Counters) {
-        let (opened, reassembled, packed) = (self.opener.counters(), self.reassembler.counters(), self.packer.counters());
-        counters.datagrams_sent = self.sealer.sealed();
+        let (opened, reassembled, packed) = (self.rekeying.opener().counters(), self.reassembler.counters(), self.packer.counters());
+        counters.datagrams_sent = self.rekeying.sealer().sealed();
         counters.datagrams_received = opened.opened;
         counters.dropped_forged = opened.forged + opened.unknown_epoch;
         counters.dropped_replayed = opened.replayed + opened.too_old;
@@ -241,12 +236,12 @@ impl Secure {
     }
 
     pub(super) fn epoch(&self) -> u8 {
-        self.sealer.epoch()
+        self.rekeying.sealer().epoch()
     }
 
     /// The round trip of the path in use, as last measured.
     pub(super) fn round_trip(&self) -> Option<Duration> {
-        self.paths.best().map_or(self.pings.relay_round_trip, |path| path.rtt)
+        self.paths.rtt().or(self.pings.relay_round_trip)
     }
 }
 
