@@ -16,6 +16,7 @@ pub mod codec;
 pub mod control;
 pub mod ethernet;
 pub mod sealed;
+pub mod segment;
 
 /// First byte of an ARQ segment that travels in the clear (handshake only).
 pub const SEGMENT: u8 = 32;
