@@ -2,3 +2,4 @@
 
 pub mod pack;
 pub mod seal;
+pub mod tls;
