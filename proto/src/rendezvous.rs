@@ -19,6 +19,8 @@ use bincode::{Decode, Encode};
 
 use crate::identity::PeerId;
 
+pub mod observe;
+
 /// The version of these messages, agreed by ALPN on the QUIC connection.
 pub const ALPN: &[u8] = b"kuguri-rendezvous/1";
 
