@@ -13,6 +13,7 @@
 pub mod codec;
 pub mod control;
 pub mod ethernet;
+pub mod relay;
 pub mod stun;
 
 /// First byte of an ARQ segment that travels in the clear (handshake only).
