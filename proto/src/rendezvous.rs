@@ -22,7 +22,14 @@ use bincode::{Decode, Encode};
 
 use crate::identity::PeerId;
 
+pub mod client;
+#[cfg(test)]
+mod pipe;
+mod quic;
+pub mod server;
+
 pub use crate::wire::relay::Channel;
+pub use quic::{KEEP_ALIVE, MAX_IDLE};
 
 /// The version of these messages, agreed by ALPN on the QUIC connection.
 pub const ALPN: &[u8] = b"kuguri-rendezvous/1";
@@ -103,3 +110,6 @@ pub enum CloseReason {
     /// The request was not according to the rules (an odd number, one that is open, or oneself).
     Invalid,
 }
+
+#[cfg(test)]
+mod tests;

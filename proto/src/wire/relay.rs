@@ -61,10 +61,7 @@ pub fn parse(datagram: &[u8]) -> Result<(Channel, &[u8]), NotRelayed> {
     if kind != RELAYED || inner.is_empty() {
         return Err(NotRelayed);
     }
-    Ok((
-        Channel(u32::from_be_bytes([0, high, middle, low])),
-        inner,
-    ))
+    Ok((Channel(u32::from_be_bytes([0, high, middle, low])), inner))
 }
 
 /// The header of a datagram on `channel`, of which the lower 24 bits count.
