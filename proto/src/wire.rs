@@ -17,6 +17,7 @@ pub mod control;
 pub mod ethernet;
 pub mod sealed;
 pub mod segment;
+pub mod relay;
 pub mod stun;
 
 /// First byte of an ARQ segment that travels in the clear (handshake only).
