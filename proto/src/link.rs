@@ -19,8 +19,8 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use rand::rngs::StdRng;
 use rand::SeedableRng;
+use rand::rngs::StdRng;
 
 use crate::identity::{Identity, PeerId};
 use crate::node::status::{Counters, LinkStatus};
@@ -165,7 +165,13 @@ impl Link {
         Self::new(setup, tls, false, Some(remote_index), now)
     }
 
-    fn new(setup: &Setup<'_>, tls: TlsSession, starter: bool, remote_index: Option<u32>, now: Instant) -> Self {
+    fn new(
+        setup: &Setup<'_>,
+        tls: TlsSession,
+        starter: bool,
+        remote_index: Option<u32>,
+        now: Instant,
+    ) -> Self {
         Self {
             peer: setup.peer,
             starter,
@@ -223,7 +229,9 @@ impl Link {
     /// Whether frames go straight to the peer.
     #[must_use]
     pub fn is_direct(&self) -> bool {
-        self.secure.as_ref().is_some_and(|secure| secure.paths.best().is_some())
+        self.secure
+            .as_ref()
+            .is_some_and(|secure| secure.paths.best().is_some())
     }
 
     /// Whether we opened it.
@@ -242,7 +250,11 @@ impl Link {
 
     /// A segment in the clear came (handshake).
     pub fn handle_clear(&mut self, indices: Indices, body: &[u8], now: Instant) {
-        if self.sealed_seen || self.remote_index.is_some_and(|known| known != indices.sender) {
+        if self.sealed_seen
+            || self
+                .remote_index
+                .is_some_and(|known| known != indices.sender)
+        {
             self.counters.dropped_malformed += 1;
             return;
         }
@@ -286,7 +298,13 @@ impl Link {
     }
 
     /// A STUN message came that may concern this link; whether it did.
-    pub fn handle_stun(&mut self, socket: SocketId, remote: SocketAddr, message: &[u8], now: Instant) -> bool {
+    pub fn handle_stun(
+        &mut self,
+        socket: SocketId,
+        remote: SocketAddr,
+        message: &[u8],
+        now: Instant,
+    ) -> bool {
         let Some(secure) = &mut self.secure else {
             return false;
         };
@@ -381,7 +399,10 @@ impl Link {
             return self.finish("the peer did not answer; is it running?".to_owned());
         }
         if self.established && silent >= SILENCE {
-            return self.finish(format!("nothing came from the peer for {} s", SILENCE.as_secs()));
+            return self.finish(format!(
+                "nothing came from the peer for {} s",
+                SILENCE.as_secs()
+            ));
         }
         if self.established && silent >= KEEPALIVE {
             if let Some(secure) = &mut self.secure {
@@ -422,18 +443,27 @@ impl Link {
             return None;
         }
         let watch = match (self.established, self.secure.as_ref()) {
-            (true, Some(secure)) => secure.keepalive_due(self.last_received + KEEPALIVE).min(self.last_received + SILENCE),
+            (true, Some(secure)) => secure
+                .keepalive_due(self.last_received + KEEPALIVE)
+                .min(self.last_received + SILENCE),
             _ => self.started + HANDSHAKE_TIMEOUT,
         };
         let secure = self.secure.as_ref().and_then(Secure::poll_timeout);
-        [Some(watch), self.closing, self.arq.poll_timeout(), secure].into_iter().flatten().min()
+        [Some(watch), self.closing, self.arq.poll_timeout(), secure]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// The link at this moment.
     #[must_use]
     pub fn status(&self, now: Instant) -> LinkStatus {
         let direct = self.secure.as_ref().and_then(|secure| secure.paths.best());
-        let rtt = self.secure.as_ref().and_then(Secure::round_trip).or_else(|| self.arq.rtt().smoothed());
+        let rtt = self
+            .secure
+            .as_ref()
+            .and_then(Secure::round_trip)
+            .or_else(|| self.arq.rtt().latest());
         let mut counters = self.counters;
         if let Some(secure) = &self.secure {
             secure.count(&mut counters);
@@ -466,9 +496,15 @@ impl Link {
         }
         let channel = self.relay?;
         let mut datagram = Vec::with_capacity(secure::RELAY_MTU);
-        Indices { receiver: self.remote_index.unwrap_or(0), sender: self.local_index }.emit(&mut datagram);
+        Indices {
+            receiver: self.remote_index.unwrap_or(0),
+            sender: self.local_index,
+        }
+        .emit(&mut datagram);
         let room = secure::RELAY_MTU - clear::HEADER;
-        self.arq.poll_transmit(&mut datagram, room, now).then_some(Outgoing::Relay(channel, datagram))
+        self.arq
+            .poll_transmit(&mut datagram, room, now)
+            .then_some(Outgoing::Relay(channel, datagram))
     }
 
     /// The starter cannot know that the other side has keys before it saw a sealed datagram; the other side can.
@@ -506,13 +542,19 @@ impl Link {
     }
 
     fn establish(&mut self, now: Instant) {
-        let (Some(remote_index), Some(suite), Ok(exported)) = (self.remote_index, self.tls.suite(), self.tls.export()) else {
+        let (Some(remote_index), Some(suite), Ok(exported)) =
+            (self.remote_index, self.tls.suite(), self.tls.export())
+        else {
             return;
         };
         if self.tls.peer() != Some(self.peer) {
             return self.finish("another key answered than the rendezvous announced".to_owned());
         }
-        let role = if self.starter { Role::Client } else { Role::Server };
+        let role = if self.starter {
+            Role::Client
+        } else {
+            Role::Server
+        };
         let indices = (self.local_index, remote_index);
         let mut secure = Secure::new(&exported, (suite, role), indices, &mut self.rng, now);
         secure.paths.set_local(self.candidates.clone(), now);
@@ -520,7 +562,9 @@ impl Link {
         self.cipher = suite.name();
         self.established = true;
         self.path_since = now;
-        self.events.push_back(LinkEvent::Established { cipher: self.cipher });
+        self.events.push_back(LinkEvent::Established {
+            cipher: self.cipher,
+        });
     }
 
     fn read_control(&mut self, now: Instant) {
@@ -531,7 +575,11 @@ impl Link {
             match self.framer.next_message::<Control>() {
                 Ok(Some(message)) => self.handle_control(message, now),
                 Ok(None) => return,
-                Err(error) => return self.finish(format!("the peer sent a {error}; it may be of another version")),
+                Err(error) => {
+                    return self.finish(format!(
+                        "the peer sent a {error}; it may be of another version"
+                    ));
+                }
             }
         }
     }
@@ -539,13 +587,19 @@ impl Link {
     fn handle_control(&mut self, message: Control, now: Instant) {
         match message {
             Control::Join(join) if !self.starter => self.events.push_back(LinkEvent::Join(join)),
-            Control::Welcome(welcome) if self.starter => self.events.push_back(LinkEvent::Welcome(welcome)),
+            Control::Welcome(welcome) if self.starter => {
+                self.events.push_back(LinkEvent::Welcome(welcome))
+            }
             Control::Refuse(refusal) if self.starter => {
                 self.events.push_back(LinkEvent::Refused(refusal));
                 self.finish("the hub refused to let us in".to_owned());
             }
-            Control::Join(_) | Control::Welcome(_) | Control::Refuse(_) => self.counters.dropped_malformed += 1,
-            Control::Candidates(candidates) if self.admitted => self.handle_candidates(&candidates, now),
+            Control::Join(_) | Control::Welcome(_) | Control::Refuse(_) => {
+                self.counters.dropped_malformed += 1
+            }
+            Control::Candidates(candidates) if self.admitted => {
+                self.handle_candidates(&candidates, now)
+            }
             Control::Candidates(candidates) => self.early = Some(candidates),
             Control::Rekey(rekey) => self.handle_rekey(&rekey, now),
             Control::Bye(reason) => self.finish(
@@ -562,17 +616,21 @@ impl Link {
     /// Both sides start checking at the same instant: the asker when the answer is there, the answerer half a round trip
     /// after it was sent. So neither's check meets a NAT that the other has not opened yet.
     fn handle_candidates(&mut self, candidates: &Candidates, now: Instant) {
-        let Some(secure) = &mut self.secure else { return };
+        let Some(secure) = &mut self.secure else {
+            return;
+        };
         let start = if secure.paths.is_awaiting_candidates() {
             now
         } else {
-            now + self.arq.rtt().smoothed().unwrap_or(DEFAULT_RTT) / 2
+            now + self.arq.rtt().smoothed() / 2
         };
         secure.paths.handle_candidates(candidates, start, now);
     }
 
     fn handle_rekey(&mut self, rekey: &Rekey, now: Instant) {
-        let Some(secure) = &mut self.secure else { return };
+        let Some(secure) = &mut self.secure else {
+            return;
+        };
         if let Err(error) = secure.rekeying.handle_message(rekey, now) {
             self.finish(error.to_string());
         }
@@ -580,8 +638,15 @@ impl Link {
 
     /// Takes up what paths, pings and rekeying want said.
     fn poll_secure(&mut self, now: Instant) {
-        let Some(secure) = &mut self.secure else { return };
-        let mut messages: Vec<Control> = secure.rekeying.poll_message().map(Control::Rekey).into_iter().collect();
+        let Some(secure) = &mut self.secure else {
+            return;
+        };
+        let mut messages: Vec<Control> = secure
+            .rekeying
+            .poll_message()
+            .map(Control::Rekey)
+            .into_iter()
+            .collect();
         while let Some(event) = secure.paths.poll_event() {
             match event {
                 PathEvent::Direct { remote, .. } => {
@@ -600,7 +665,8 @@ impl Link {
                 PathEvent::WantExchange | PathEvent::MtuChanged { .. } => {}
             }
         }
-        self.events.extend(std::iter::from_fn(|| secure.poll_event()));
+        self.events
+            .extend(std::iter::from_fn(|| secure.poll_event()));
         for message in messages {
             self.send_control(&message);
         }
@@ -639,7 +705,5 @@ const KEEPALIVE: Duration = Duration::from_secs(5);
 const SILENCE: Duration = Duration::from_secs(15);
 /// How long a link stays to get its last words through.
 const LINGER: Duration = Duration::from_millis(300);
-/// Half of this is waited before checking when the relay's round trip is not measured yet.
-const DEFAULT_RTT: Duration = Duration::from_millis(100);
 /// Frames that wait for the node, which takes them after every input.
 const FRAMES_MAX: usize = 1024;

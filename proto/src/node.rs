@@ -9,8 +9,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use rand::rngs::StdRng;
-use rand::{Rng, SeedableRng};
+use rand::{RngExt, SeedableRng};
 
+use crate::gateway::subnet::Subnet;
 use crate::identity::{Identity, PeerId};
 use crate::link::{Link, LinkEvent, Outgoing, Setup, Via};
 use crate::rendezvous::client::{Client, ClientEvent};
@@ -74,8 +75,8 @@ pub struct HubConfig {
     pub name: String,
     /// Tokens of invites that admit members.
     pub tokens: Vec<[u8; 16]>,
-    /// Address and prefix length of its virtual host; members get addresses of the same network.
-    pub address: (std::net::Ipv4Addr, u8),
+    /// The address of its virtual host; members get addresses of the same network.
+    pub subnet: Subnet,
 }
 
 /// A member's settings.
@@ -193,7 +194,7 @@ pub enum Event {
         /// As in the command.
         id: u64,
         /// The time it took.
-        round_trip: std::time::Duration,
+        round_trip: Duration,
         /// Whether it went directly.
         direct: bool,
     },
@@ -255,7 +256,10 @@ impl Node {
             side,
             local_addresses: Vec::new(),
             reflexive: Vec::new(),
-            rendezvous: status::RendezvousStatus { state: "connecting".to_owned(), ..Default::default() },
+            rendezvous: status::RendezvousStatus {
+                state: "connecting".to_owned(),
+                ..Default::default()
+            },
             refused_datagrams: 0,
             stopping: None,
             stopped: false,
@@ -267,11 +271,19 @@ impl Node {
     // ---- in
 
     /// A UDP datagram came in; its bytes are opened in place.
-    pub fn handle_datagram(&mut self, socket: SocketId, remote: SocketAddr, payload: &mut [u8], now: Instant) {
+    pub fn handle_datagram(
+        &mut self,
+        socket: SocketId,
+        remote: SocketAddr,
+        payload: &mut [u8],
+        now: Instant,
+    ) {
         match wire::classify(payload) {
             Some(Kind::Quic) => self.client.handle_datagram(remote, payload, now),
             Some(Kind::Relayed) => self.handle_relayed(remote, payload, now),
-            Some(Kind::Sealed) => self.handle_sealed(payload, Via::Direct { socket, remote }, None, now),
+            Some(Kind::Sealed) => {
+                self.handle_sealed(payload, Via::Direct { socket, remote }, None, now)
+            }
             Some(Kind::Stun) => self.handle_stun(socket, remote, payload, now),
             // A link opens through the rendezvous, which knows who asks.
             Some(Kind::Segment) | None => self.refused_datagrams += 1,
@@ -330,11 +342,18 @@ impl Node {
         if let Some(transmit) = self.client.poll_transmit(now) {
             return Some(transmit);
         }
-        if let Some(transmit) = self.observer.poll_transmit(now) {
-            return Some(transmit);
+        if let Some((socket, destination, contents)) = self.observer.poll_transmit(now) {
+            return Some(Transmit {
+                socket,
+                ..Transmit::datagram(destination, contents)
+            });
         }
         while let Some(index) = self.links.first_ready() {
-            match self.links.get_mut(index).and_then(|link| link.poll_transmit(now)) {
+            match self
+                .links
+                .get_mut(index)
+                .and_then(|link| link.poll_transmit(now))
+            {
                 Some(Outgoing::Direct(transmit)) => return Some(transmit),
                 Some(Outgoing::Relay(channel, contents)) => {
                     if let Some(transmit) = self.client.wrap(channel, &contents) {
@@ -365,10 +384,16 @@ impl Node {
             Side::Member(member) => member.poll_timeout(),
         };
         let stopping = if self.stopped { None } else { self.stopping };
-        [self.client.poll_timeout(), self.observer.poll_timeout(), self.links.next_deadline(), side, stopping]
-            .into_iter()
-            .flatten()
-            .min()
+        [
+            self.client.poll_timeout(),
+            self.observer.poll_timeout(),
+            self.links.next_deadline(),
+            side,
+            stopping,
+        ]
+        .into_iter()
+        .flatten()
+        .min()
     }
 
     /// What `kuguri status` shows.
@@ -418,10 +443,17 @@ impl Node {
         }
     }
 
-    fn handle_sealed(&mut self, datagram: &mut [u8], via: Via, relayed_for: Option<PeerId>, now: Instant) {
-        let index = sealed::receiver_index(datagram);
-        let link = index.and_then(|index| self.links.get_mut(index));
-        let Some(link) = link.filter(|link| relayed_for.is_none_or(|peer| peer == link.peer())) else {
+    fn handle_sealed(
+        &mut self,
+        datagram: &mut [u8],
+        via: Via,
+        relayed_for: Option<PeerId>,
+        now: Instant,
+    ) {
+        let header = sealed::Header::parse(datagram).ok();
+        let link = header.and_then(|header| self.links.get_mut(header.receiver));
+        let Some(link) = link.filter(|link| relayed_for.is_none_or(|peer| peer == link.peer()))
+        else {
             self.refused_datagrams += 1;
             return;
         };
@@ -439,7 +471,11 @@ impl Node {
         let known = if indices.receiver == 0 {
             self.links.opened_by(&peer, indices.sender)
         } else {
-            Some(indices.receiver).filter(|index| self.links.get(*index).is_some_and(|link| link.peer() == peer))
+            Some(indices.receiver).filter(|index| {
+                self.links
+                    .get(*index)
+                    .is_some_and(|link| link.peer() == peer)
+            })
         };
         let Some(index) = known.or_else(|| self.accept(peer, channel, indices, now)) else {
             self.refused_datagrams += 1;
@@ -452,8 +488,15 @@ impl Node {
     }
 
     /// A new link that a peer opens; hubs take it, up to a number of unfinished handshakes.
-    fn accept(&mut self, peer: PeerId, channel: Channel, indices: Indices, now: Instant) -> Option<u32> {
-        let willing = matches!(self.side, Side::Hub(_)) && self.stopping.is_none() && indices.receiver == 0;
+    fn accept(
+        &mut self,
+        peer: PeerId,
+        channel: Channel,
+        indices: Indices,
+        now: Instant,
+    ) -> Option<u32> {
+        let willing =
+            matches!(self.side, Side::Hub(_)) && self.stopping.is_none() && indices.receiver == 0;
         if !willing || !self.links.has_room_for(&peer) {
             return None;
         }
@@ -473,10 +516,15 @@ impl Node {
             self.settle_observer(now);
             return;
         }
-        let mine = match stun::receiver_index(&message) {
-            Some(index) => self.links.get_mut(index).is_some_and(|link| link.handle_stun(socket, remote, payload, now)).then_some(index),
-            None => None,
+        // A request names its link. An answer does not: it is for whoever asked, and few have asked lately.
+        let asked = match stun::receiver_index(&message) {
+            Some(index) => vec![index],
+            None => self.links.indices(),
         };
+        let mine = asked.into_iter().find(|&index| {
+            let link = self.links.get_mut(index);
+            link.is_some_and(|link| link.handle_stun(socket, remote, payload, now))
+        });
         match mine {
             Some(index) => self.settle_link(index, now),
             None => self.refused_datagrams += 1,
@@ -487,7 +535,9 @@ impl Node {
 
     /// Takes up events and frames of a link, and whether it has output.
     fn settle_link(&mut self, index: u32, now: Instant) {
-        let Some(link) = self.links.get_mut(index) else { return };
+        let Some(link) = self.links.get_mut(index) else {
+            return;
+        };
         let events: Vec<LinkEvent> = std::iter::from_fn(|| link.poll_event()).collect();
         let frames: Vec<Vec<u8>> = std::iter::from_fn(|| link.poll_frame()).collect();
         let peer = link.peer();
@@ -509,9 +559,20 @@ impl Node {
             LinkEvent::Join(join) => self.admit(index, peer, &join, now),
             LinkEvent::Welcome(welcome) => self.joined(welcome),
             LinkEvent::Refused(refusal) => self.refused(refusal),
-            LinkEvent::PathChanged(direct) => self.events.push_back(Event::PathChanged { peer, direct }),
-            LinkEvent::Pong { id, round_trip, direct } => {
-                self.events.push_back(Event::Pong { peer, id, round_trip, direct });
+            LinkEvent::PathChanged(direct) => {
+                self.events.push_back(Event::PathChanged { peer, direct })
+            }
+            LinkEvent::Pong {
+                id,
+                round_trip,
+                direct,
+            } => {
+                self.events.push_back(Event::Pong {
+                    peer,
+                    id,
+                    round_trip,
+                    direct,
+                });
             }
             LinkEvent::PingLost { id } => self.events.push_back(Event::PingLost { peer, id }),
             LinkEvent::Closed { reason } => self.link_closed(index, peer, reason, now),
@@ -521,7 +582,7 @@ impl Node {
     /// A link has keys: the one before it to the same peer ends.
     fn establish(&mut self, index: u32, peer: PeerId, now: Instant) {
         if let Some(before) = self.links.establish(peer, index) {
-            self.drop_link(before);
+            self.drop_link(before, now);
         }
         if let Side::Member(member) = &mut self.side {
             let join = member.join(&self.host_name);
@@ -535,7 +596,7 @@ impl Node {
     fn link_closed(&mut self, index: u32, peer: PeerId, reason: String, now: Instant) {
         let was_current = self.links.of_peer(&peer) == Some(index);
         let was_established = self.links.get(index).is_some_and(Link::is_established);
-        self.drop_link(index);
+        self.drop_link(index, now);
         if let Side::Member(member) = &mut self.side {
             member.link_closed(index, now);
         }
@@ -544,10 +605,12 @@ impl Node {
         }
     }
 
-    fn drop_link(&mut self, index: u32) {
-        let Some(link) = self.links.remove(index) else { return };
+    fn drop_link(&mut self, index: u32, now: Instant) {
+        let Some(link) = self.links.remove(index) else {
+            return;
+        };
         if let Some(channel) = link.relay().filter(|_| link.is_starter()) {
-            self.client.close(channel);
+            self.client.close(channel, now);
         }
         if let Side::Hub(hub) = &mut self.side {
             hub.remove(index, &link.peer());
@@ -563,15 +626,21 @@ impl Node {
 
     fn handle_client_event(&mut self, event: ClientEvent, now: Instant) {
         match event {
-            ClientEvent::Registered { key, address, observed, stun } => {
+            ClientEvent::Registered {
+                key,
+                observed,
+                stun,
+            } => {
                 self.rendezvous = status::RendezvousStatus {
                     state: "registered".to_owned(),
-                    address: Some(address),
+                    address: self.client.server(),
                     key: Some(key.to_string()),
                     observed: Some(observed),
                     problem: None,
                 };
-                self.observer.set_servers(&stun, now);
+                let servers: Vec<SocketAddr> =
+                    self.client.server().into_iter().chain(stun).collect();
+                self.observer.set_servers(&servers, now);
                 self.set_reflexive(vec![observed], now);
                 self.events.push_back(Event::Registered { key, observed });
                 self.connect_now(now);
@@ -579,27 +648,43 @@ impl Node {
             ClientEvent::Failed { reason, fatal } => {
                 self.rendezvous.state = "failed".to_owned();
                 self.rendezvous.problem = Some(reason.clone());
-                self.events.push_back(Event::RendezvousFailed { reason, fatal });
+                self.events
+                    .push_back(Event::RendezvousFailed { reason, fatal });
             }
-            ClientEvent::Incoming { .. } => {}
-            ClientEvent::Closed { channel, peer, reason } => self.channel_closed(channel, peer, reason, now),
+            ClientEvent::Incoming { .. } | ClientEvent::Stopped => {}
+            ClientEvent::Closed {
+                channel,
+                peer,
+                reason,
+            } => self.channel_closed(channel, peer, reason, now),
         }
     }
 
     /// A relay channel is gone. A link whose handshake went over it cannot go on; one with keys lives on its direct path, or
     /// comes back with the next channel.
-    fn channel_closed(&mut self, channel: Channel, peer: PeerId, reason: CloseReason, now: Instant) {
+    fn channel_closed(
+        &mut self,
+        channel: Channel,
+        peer: PeerId,
+        reason: CloseReason,
+        now: Instant,
+    ) {
         for index in self.links.indices() {
-            let Some(link) = self.links.get_mut(index).filter(|link| link.relay() == Some(channel)) else { continue };
+            let Some(link) = self
+                .links
+                .get_mut(index)
+                .filter(|link| link.relay() == Some(channel))
+            else {
+                continue;
+            };
             link.set_relay(None);
             if !link.is_established() {
-                self.drop_link(index);
+                self.drop_link(index, now);
                 if let Side::Member(member) = &mut self.side {
                     member.link_closed(index, now);
                 }
             } else if link.is_starter() {
-                let reopened = self.client.open(peer, now);
-                link.set_relay(Some(reopened));
+                link.set_relay(self.client.open(peer, now));
                 self.links.refresh(index);
             }
         }
@@ -633,7 +718,7 @@ impl Node {
             return;
         }
         self.client.network_changed(now);
-        self.observer.refresh(now);
+        self.observer.network_changed(now);
         for index in self.links.indices() {
             if let Some(link) = self.links.get_mut(index) {
                 link.network_changed(now);
@@ -660,12 +745,18 @@ impl Node {
     }
 
     fn candidates(&self) -> Vec<Candidate> {
-        let host = self.local_addresses.iter().map(|&address| Candidate { kind: CandidateKind::Host, address });
+        let host = self.local_addresses.iter().map(|&address| Candidate {
+            kind: CandidateKind::Host,
+            address,
+        });
         let reflexive = self
             .reflexive
             .iter()
             .filter(|address| !self.local_addresses.contains(address))
-            .map(|&address| Candidate { kind: CandidateKind::ServerReflexive, address });
+            .map(|&address| Candidate {
+                kind: CandidateKind::ServerReflexive,
+                address,
+            });
         reflexive.chain(host).take(MAX_CANDIDATES).collect()
     }
 

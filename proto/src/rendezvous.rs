@@ -22,8 +22,8 @@ use bincode::{Decode, Encode};
 
 use crate::identity::PeerId;
 
-pub mod observe;
 pub mod client;
+pub mod observe;
 #[cfg(test)]
 mod pipe;
 mod quic;

@@ -10,14 +10,14 @@
 //!
 //! Everything else is refused. `wire` knows no other module of this crate but `identity` (key types).
 
-pub mod clear;
 pub mod chunk;
+pub mod clear;
 pub mod codec;
 pub mod control;
 pub mod ethernet;
+pub mod relay;
 pub mod sealed;
 pub mod segment;
-pub mod relay;
 pub mod stun;
 
 /// First byte of an ARQ segment that travels in the clear (handshake only).

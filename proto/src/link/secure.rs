@@ -1,7 +1,6 @@
 //! The part of a link that exists once there are keys: seals what goes out, opens what comes in, and says by which path.
 
 use std::collections::VecDeque;
-use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use rand::rngs::StdRng;
@@ -10,7 +9,7 @@ use zeroize::Zeroizing;
 
 use super::arq::Arq;
 use super::pack::{self, Packer, Reassembler};
-use super::path::{PathEvent, Paths, PathsConfig};
+use super::path::{Paths, PathsConfig};
 use super::rekey::Rekeying;
 use super::seal::keys::EXPORTED;
 use super::seal::{LinkKeys, Role, Suite};
@@ -68,7 +67,14 @@ impl Secure {
         };
         Self {
             paths: Paths::new(paths, rng.random(), now),
-            rekeying: Rekeying::new(keys, role, suite, remote_index, StdRng::from_seed(rng.random()), now),
+            rekeying: Rekeying::new(
+                keys,
+                role,
+                suite,
+                remote_index,
+                StdRng::from_seed(rng.random()),
+                now,
+            ),
             packer: Packer::new(QUEUE_BYTES),
             reassembler: Reassembler::default(),
             pongs: VecDeque::new(),
@@ -100,7 +106,13 @@ impl Secure {
         Some(contents)
     }
 
-    fn take(&mut self, chunk: Chunk<'_>, contents: &mut Contents, (via, size): (Via, u16), now: Instant) {
+    fn take(
+        &mut self,
+        chunk: Chunk<'_>,
+        contents: &mut Contents,
+        (via, size): (Via, u16),
+        now: Instant,
+    ) {
         match chunk {
             Chunk::Frame(frame) => match pack::check_length(frame.len()) {
                 Ok(()) => contents.frames.push(frame.to_vec()),
@@ -116,10 +128,13 @@ impl Secure {
                     self.pongs.push_back((via, id, size));
                 }
             }
-            Chunk::Pong { id, .. } if Pings::is_mine(id) => self.events.extend(self.pings.handle_pong(id, now)),
+            Chunk::Pong { id, .. } if Pings::is_mine(id) => {
+                self.events.extend(self.pings.handle_pong(id, now))
+            }
             Chunk::Pong { id, size } => {
                 if let Via::Direct { remote, .. } = via {
-                    self.paths.handle_probe_answer(id, usize::from(size), Some(remote), now);
+                    self.paths
+                        .handle_probe_answer(id, usize::from(size), Some(remote), now);
                 }
             }
         }
@@ -156,12 +171,20 @@ impl Secure {
     // ---- out
 
     /// The next datagram. Checks and probes first: they are small, and what follows depends on them.
-    pub(super) fn poll_transmit(&mut self, arq: Option<&mut Arq>, relay: Option<Channel>, now: Instant) -> Option<Outgoing> {
+    pub(super) fn poll_transmit(
+        &mut self,
+        arq: Option<&mut Arq>,
+        relay: Option<Channel>,
+        now: Instant,
+    ) -> Option<Outgoing> {
         if let Some(check) = self.paths.poll_transmit(now) {
             return Some(Outgoing::Direct(check));
         }
         if let Some(probe) = self.paths.poll_probe(now) {
-            let via = Via::Direct { socket: probe.socket, remote: probe.remote };
+            let via = Via::Direct {
+                socket: probe.socket,
+                remote: probe.remote,
+            };
             return self.seal(via, |payload| {
                 let fits = Chunk::Ping { id: probe.id }.emit(payload).is_ok();
                 payload.resize((probe.size - TAG).max(payload.len()), 0);
@@ -169,15 +192,28 @@ impl Secure {
             });
         }
         if let Some((via, id, size)) = self.pongs.pop_front() {
-            return self.seal(via, |payload| Chunk::Pong { id, size }.emit(payload).is_ok());
+            return self.seal(via, |payload| {
+                Chunk::Pong { id, size }.emit(payload).is_ok()
+            });
         }
         self.poll_data(arq, relay, now)
     }
 
     /// Pings, a segment of the ARQ and frames, as many as one datagram of the best path holds.
-    fn poll_data(&mut self, arq: Option<&mut Arq>, relay: Option<Channel>, now: Instant) -> Option<Outgoing> {
+    fn poll_data(
+        &mut self,
+        arq: Option<&mut Arq>,
+        relay: Option<Channel>,
+        now: Instant,
+    ) -> Option<Outgoing> {
         let (via, mtu) = match self.paths.best() {
-            Some(path) => (Via::Direct { socket: path.socket, remote: path.remote }, path.mtu),
+            Some(path) => (
+                Via::Direct {
+                    socket: path.socket,
+                    remote: path.remote,
+                },
+                path.mtu,
+            ),
             None => (Via::Relay(relay?), RELAY_MTU),
         };
         let end = mtu - TAG;
@@ -192,19 +228,30 @@ impl Secure {
             }
         }
         self.packer.fill(&mut payload, HEADER, end - HEADER);
-        if payload.len() == HEADER { None } else { self.seal_payload(via, payload) }
+        if payload.len() == HEADER {
+            None
+        } else {
+            self.seal_payload(via, payload)
+        }
     }
 
     fn seal(&mut self, via: Via, write: impl FnOnce(&mut Vec<u8>) -> bool) -> Option<Outgoing> {
         let mut payload = vec![0; HEADER];
-        if write(&mut payload) { self.seal_payload(via, payload) } else { None }
+        if write(&mut payload) {
+            self.seal_payload(via, payload)
+        } else {
+            None
+        }
     }
 
     fn seal_payload(&mut self, via: Via, mut payload: Vec<u8>) -> Option<Outgoing> {
         self.rekeying.sealer().seal_tail(&mut payload, 0).ok()?;
         Some(match via {
             Via::Relay(channel) => Outgoing::Relay(channel, payload),
-            Via::Direct { socket, remote } => Outgoing::Direct(Transmit { socket, ..Transmit::datagram(remote, payload) }),
+            Via::Direct { socket, remote } => Outgoing::Direct(Transmit {
+                socket,
+                ..Transmit::datagram(remote, payload)
+            }),
         })
     }
 
@@ -225,13 +272,18 @@ impl Secure {
 
     /// Adds what was counted here to a link's counters.
     pub(super) fn count(&self, counters: &mut Counters) {
-        let (opened, reassembled, packed) = (self.rekeying.opener().counters(), self.reassembler.counters(), self.packer.counters());
+        let (opened, reassembled, packed) = (
+            self.rekeying.opener().counters(),
+            self.reassembler.counters(),
+            self.packer.counters(),
+        );
         counters.datagrams_sent = self.rekeying.sealer().sealed();
         counters.datagrams_received = opened.opened;
         counters.dropped_forged = opened.forged + opened.unknown_epoch;
         counters.dropped_replayed = opened.replayed + opened.too_old;
         counters.dropped_malformed += opened.malformed + self.malformed;
-        counters.dropped_incomplete = reassembled.expired + reassembled.evicted + reassembled.inconsistent;
+        counters.dropped_incomplete =
+            reassembled.expired + reassembled.evicted + reassembled.inconsistent;
         counters.dropped_queue += packed.dropped;
     }
 

@@ -1,16 +1,20 @@
 //! The part of a node that hosts a hub: who may join, and to which port a frame goes.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::time::Instant;
+
+use rand::SeedableRng;
+use rand::rngs::StdRng;
 
 use super::status::MacStatus;
 use super::{Event, HubConfig, Node, Side};
 use crate::auth::Admission;
-use crate::gateway::Gateway;
 use crate::gateway::pool::Pool;
+use crate::gateway::subnet::Subnet;
+use crate::gateway::{Gateway, mac_from_seed};
 use crate::identity::PeerId;
-use crate::switch::{Forwarding, PortId, Switch};
+use crate::switch::{self, Forwarding, PortId, Row, Switch};
 use crate::wire::control::{Join, Refusal, Welcome};
 
 /// The gateway's port on the switch; links have their index's.
@@ -21,7 +25,7 @@ const MTU: u16 = 1500;
 /// A hosted hub.
 pub(super) struct Hub {
     name: String,
-    address: (Ipv4Addr, u8),
+    subnet: Subnet,
     switch: Switch,
     gateway: Gateway,
     pool: Pool,
@@ -33,22 +37,25 @@ pub(super) struct Hub {
 struct Seat {
     host_name: String,
     index: u32,
-    address: Option<Ipv4Addr>,
     heard: bool,
 }
 
 impl Hub {
     pub(super) fn new(config: HubConfig, seed: [u8; 32], now: Instant) -> Self {
-        let (address, prefix) = config.address;
-        let mut switch = Switch::new(seed, now);
-        switch.add_port(GATEWAY);
+        let mut switch = Switch::new(switch::Config::default(), &mut StdRng::from_seed(seed));
+        switch.add_port(GATEWAY, now);
+        let mut admission = Admission::new();
+        for token in &config.tokens {
+            // The file that they come from holds fewer than the limit.
+            let _ = admission.add_token(token);
+        }
         Self {
             name: config.name,
-            address: config.address,
+            subnet: config.subnet,
             switch,
-            gateway: Gateway::new(address, prefix, seed),
-            pool: Pool::new(address, prefix),
-            admission: Admission::new(config.tokens),
+            gateway: Gateway::new(mac_from_seed(&seed), config.subnet, MTU),
+            pool: Pool::new(config.subnet),
+            admission,
             members: BTreeMap::new(),
         }
     }
@@ -58,24 +65,47 @@ impl Hub {
     }
 
     pub(super) fn host_name(&self, peer: &PeerId) -> String {
-        self.members.get(peer).map(|seat| seat.host_name.clone()).unwrap_or_default()
+        self.members
+            .get(peer)
+            .map(|seat| seat.host_name.clone())
+            .unwrap_or_default()
     }
 
     pub(super) fn add_token(&mut self, token: [u8; 16]) {
-        self.admission.add_token(token);
+        if let Err(error) = self.admission.add_token(&token) {
+            tracing::warn!(%error, "an invite was not added");
+        }
     }
 
     /// Lets a peer in, or says why not.
-    fn admit(&mut self, index: u32, peer: PeerId, join: &Join, now: Instant) -> Result<Welcome, Refusal> {
+    fn admit(
+        &mut self,
+        index: u32,
+        peer: PeerId,
+        join: &Join,
+        now: Instant,
+    ) -> Result<Welcome, Refusal> {
         self.admission.admit(peer, &join.credential, now)?;
         let address = self.pool.assign(peer).ok_or(Refusal::NoAddress)?;
-        self.switch.add_port(PortId(index));
-        let host_name = join.host_name.chars().filter(|letter| !letter.is_control()).take(63).collect();
-        self.members.insert(peer, Seat { host_name, index, address: Some(address), heard: false });
+        self.switch.add_port(PortId(index), now);
+        let host_name = join
+            .host_name
+            .chars()
+            .filter(|letter| !letter.is_control())
+            .take(63)
+            .collect();
+        self.members.insert(
+            peer,
+            Seat {
+                host_name,
+                index,
+                heard: false,
+            },
+        );
         Ok(Welcome {
             hub_name: self.name.clone(),
-            address: Some((IpAddr::V4(address), self.address.1)),
-            gateway: Some(IpAddr::V4(self.address.0)),
+            address: Some((IpAddr::V4(address), self.subnet.prefix())),
+            gateway: Some(IpAddr::V4(self.subnet.address())),
             mtu: MTU,
             features: 0,
         })
@@ -84,7 +114,11 @@ impl Hub {
     /// A link is gone; its member's address stays with it for when it comes back.
     pub(super) fn remove(&mut self, index: u32, peer: &PeerId) {
         self.switch.remove_port(PortId(index));
-        if self.members.get(peer).is_some_and(|seat| seat.index == index) {
+        if self
+            .members
+            .get(peer)
+            .is_some_and(|seat| seat.index == index)
+        {
             self.members.remove(peer);
         }
     }
@@ -99,13 +133,16 @@ impl Hub {
 
     pub(super) fn table(&self, now: Instant) -> Vec<MacStatus> {
         let port = |port: PortId| {
-            let member = self.members.iter().find(|(_, seat)| PortId(seat.index) == port);
+            let member = self
+                .members
+                .iter()
+                .find(|(_, seat)| PortId(seat.index) == port);
             member.map_or_else(|| "gateway".to_owned(), |(peer, _)| peer.to_string())
         };
-        let row = |(mac, at, age): (crate::wire::ethernet::MacAddr, PortId, std::time::Duration)| MacStatus {
-            mac: mac.to_string(),
-            port: port(at),
-            age_seconds: age.as_secs(),
+        let row = |row: Row| MacStatus {
+            mac: row.mac.to_string(),
+            port: port(row.port),
+            age_seconds: row.age.as_secs(),
         };
         self.switch.table(now).into_iter().map(row).collect()
     }
@@ -114,7 +151,7 @@ impl Hub {
     fn forward(&mut self, from: PortId, frame: &[u8], now: Instant) -> Vec<PortId> {
         match self.switch.forward(from, frame, now) {
             Forwarding::To(port) => vec![port],
-            Forwarding::Flood => self.switch.flood(from).collect(),
+            Forwarding::Flood => self.switch.flood_ports(from).collect(),
             Forwarding::Filtered(_) => Vec::new(),
         }
     }
@@ -122,7 +159,9 @@ impl Hub {
 
 impl Node {
     pub(super) fn admit(&mut self, index: u32, peer: PeerId, join: &Join, now: Instant) {
-        let Some(link) = self.links.get_mut(index) else { return };
+        let Some(link) = self.links.get_mut(index) else {
+            return;
+        };
         let Side::Hub(hub) = &mut self.side else {
             link.refuse(Refusal::NotAHub, now);
             return;
@@ -131,11 +170,16 @@ impl Node {
             Ok(welcome) => {
                 let address = welcome.address.map(|(address, _)| address);
                 link.welcome(welcome, now);
-                self.events.push_back(Event::MemberJoined { peer, host_name: hub.host_name(&peer), address });
+                self.events.push_back(Event::MemberJoined {
+                    peer,
+                    host_name: hub.host_name(&peer),
+                    address,
+                });
             }
             Err(refusal) => {
                 link.refuse(refusal, now);
-                self.events.push_back(Event::MemberRefused { peer, refusal });
+                self.events
+                    .push_back(Event::MemberRefused { peer, refusal });
             }
         }
         self.settle_link(index, now);
@@ -153,7 +197,10 @@ impl Node {
                 }
             }
             Side::Hub(hub) => {
-                let first = hub.members.iter_mut().find(|(_, seat)| seat.index == index && !seat.heard);
+                let first = hub
+                    .members
+                    .iter_mut()
+                    .find(|(_, seat)| seat.index == index && !seat.heard);
                 let first = first.map(|(peer, seat)| {
                     seat.heard = true;
                     *peer
@@ -167,13 +214,18 @@ impl Node {
     }
 
     fn note_first_frame(&mut self, index: u32, peer: PeerId) {
-        let direct = self.links.get(index).is_some_and(crate::link::Link::is_direct);
+        let direct = self
+            .links
+            .get(index)
+            .is_some_and(crate::link::Link::is_direct);
         self.events.push_back(Event::FirstFrame { peer, direct });
     }
 
     /// A frame from a port to the ports that it is for.
     fn switch_frame(&mut self, from: PortId, frame: &[u8], now: Instant) {
-        let Side::Hub(hub) = &mut self.side else { return };
+        let Side::Hub(hub) = &mut self.side else {
+            return;
+        };
         let ports = hub.forward(from, frame, now);
         if ports.contains(&GATEWAY) {
             hub.gateway.handle_frame(frame, now);
@@ -186,8 +238,12 @@ impl Node {
 
     fn switch_gateway(&mut self, now: Instant) {
         loop {
-            let Side::Hub(hub) = &mut self.side else { return };
-            let Some(frame) = hub.gateway.poll_frame() else { return };
+            let Side::Hub(hub) = &mut self.side else {
+                return;
+            };
+            let Some(frame) = hub.gateway.poll_frame() else {
+                return;
+            };
             let ports = hub.forward(GATEWAY, &frame, now);
             for port in ports {
                 self.send_frame(port.0, &frame, now);

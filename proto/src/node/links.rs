@@ -24,7 +24,13 @@ struct Entry {
 
 impl Links {
     pub(super) fn insert(&mut self, index: u32, link: Link) {
-        self.by_index.insert(index, Entry { link, deadline: None });
+        self.by_index.insert(
+            index,
+            Entry {
+                link,
+                deadline: None,
+            },
+        );
         self.refresh(index);
     }
 
@@ -55,13 +61,19 @@ impl Links {
 
     /// Makes a link the one to its peer; returns the one that was.
     pub(super) fn establish(&mut self, peer: PeerId, index: u32) -> Option<u32> {
-        self.by_peer.insert(peer, index).filter(|&before| before != index)
+        self.by_peer
+            .insert(peer, index)
+            .filter(|&before| before != index)
     }
 
     /// The link that this peer opened under its own index `remote`.
     pub(super) fn opened_by(&self, peer: &PeerId, remote: u32) -> Option<u32> {
-        let mut links = self.iter().filter(|link| link.peer() == *peer && !link.is_starter());
-        links.find(|link| link.remote_index() == Some(remote)).map(Link::local_index)
+        let mut links = self
+            .iter()
+            .filter(|link| link.peer() == *peer && !link.is_starter());
+        links
+            .find(|link| link.remote_index() == Some(remote))
+            .map(Link::local_index)
     }
 
     /// Whether one more unfinished handshake is taken, from anybody and from this peer.
@@ -89,6 +101,11 @@ impl Links {
         self.ready.insert(index);
     }
 
+    /// One of the links that may have output.
+    pub(super) fn first_ready(&self) -> Option<u32> {
+        self.ready.first().copied()
+    }
+
     /// That link has no more output; sending may have set a new deadline.
     pub(super) fn drained(&mut self, index: u32) {
         self.reschedule(index);
@@ -96,7 +113,9 @@ impl Links {
     }
 
     fn reschedule(&mut self, index: u32) {
-        let Some(entry) = self.by_index.get_mut(&index) else { return };
+        let Some(entry) = self.by_index.get_mut(&index) else {
+            return;
+        };
         let deadline = entry.link.poll_timeout();
         if deadline == entry.deadline {
             return;
@@ -116,7 +135,11 @@ impl Links {
 
     /// The links whose time has come.
     pub(super) fn due(&self, now: Instant) -> Vec<u32> {
-        self.deadlines.iter().take_while(|&&(at, _)| at <= now).map(|&(_, index)| index).collect()
+        self.deadlines
+            .iter()
+            .take_while(|&&(at, _)| at <= now)
+            .map(|&(_, index)| index)
+            .collect()
     }
 }
 

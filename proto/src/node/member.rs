@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use rand::rngs::StdRng;
-use rand::{Rng, SeedableRng};
+use rand::{RngExt, SeedableRng};
 
 use super::{Event, MemberConfig, Node, Side};
 use crate::identity::PeerId;
@@ -83,7 +83,9 @@ impl Member {
     /// The link ended: the next attempt follows after a pause that doubles, with jitter.
     pub(super) fn link_closed(&mut self, index: u32, now: Instant) {
         if self.link() == Some(index) {
-            let pause = RETRY_FIRST.saturating_mul(1 << self.failures.min(5)).min(RETRY_MAX);
+            let pause = RETRY_FIRST
+                .saturating_mul(1 << self.failures.min(5))
+                .min(RETRY_MAX);
             self.failures += 1;
             self.stage = Stage::Waiting(now + pause.mul_f64(self.rng.random_range(0.75..1.25)));
         }
@@ -93,7 +95,9 @@ impl Member {
 impl Node {
     /// Opens the link to the hub when there is none and its time has come.
     pub(super) fn connect_if_due(&mut self, now: Instant) {
-        let Side::Member(member) = &self.side else { return };
+        let Side::Member(member) = &self.side else {
+            return;
+        };
         let due = matches!(member.stage, Stage::Waiting(at) if at <= now);
         if !due || self.stopping.is_some() {
             return;
@@ -102,7 +106,9 @@ impl Node {
         if !self.client.is_registered() {
             return self.retry_later(now);
         }
-        let channel = self.client.open(hub, now);
+        let Some(channel) = self.client.open(hub, now) else {
+            return self.retry_later(now);
+        };
         let index = self.fresh_index();
         let setup = self.setup(hub, channel, index);
         let link = Link::connect(&setup, now);
@@ -131,7 +137,9 @@ impl Node {
     }
 
     pub(super) fn joined(&mut self, welcome: Welcome) {
-        let Side::Member(member) = &mut self.side else { return };
+        let Side::Member(member) = &mut self.side else {
+            return;
+        };
         member.failures = 0;
         member.hub_name.clone_from(&welcome.hub_name);
         self.events.push_back(Event::Joined {

@@ -35,10 +35,15 @@ impl Indices {
     /// Reads the header; the rest is the segment's body.
     #[must_use]
     pub fn parse(datagram: &[u8]) -> Option<(Self, &[u8])> {
-        let (&[SEGMENT, 0, 0, 0, a, b, c, d, e, f, g, h], body) = datagram.split_first_chunk::<HEADER>()? else {
+        let (&[SEGMENT, 0, 0, 0, a, b, c, d, e, f, g, h], body) =
+            datagram.split_first_chunk::<HEADER>()?
+        else {
             return None;
         };
-        let indices = Self { receiver: u32::from_be_bytes([a, b, c, d]), sender: u32::from_be_bytes([e, f, g, h]) };
+        let indices = Self {
+            receiver: u32::from_be_bytes([a, b, c, d]),
+            sender: u32::from_be_bytes([e, f, g, h]),
+        };
         (indices.sender != 0).then_some((indices, body))
     }
 }
@@ -49,7 +54,10 @@ mod tests {
 
     #[test]
     fn the_header_round_trips_and_is_refused_when_short_or_without_a_sender() {
-        let indices = Indices { receiver: 0, sender: 0x0102_0304 };
+        let indices = Indices {
+            receiver: 0,
+            sender: 0x0102_0304,
+        };
         let mut bytes = Vec::new();
         indices.emit(&mut bytes);
         assert_eq!(bytes.len(), HEADER);

@@ -44,7 +44,12 @@ impl Pings {
         if self.under_way.len() < PINGS_MAX {
             let wire_id = FIRST_ID + self.count;
             self.count += 1;
-            self.under_way.push(Ping { wire_id, id, sent: None, expires: now + PATIENCE });
+            self.under_way.push(Ping {
+                wire_id,
+                id,
+                sent: None,
+                expires: now + PATIENCE,
+            });
         }
     }
 
@@ -56,20 +61,28 @@ impl Pings {
     }
 
     pub(super) fn handle_pong(&mut self, wire_id: u64, now: Instant) -> Option<LinkEvent> {
-        let at = self.under_way.iter().position(|ping| ping.wire_id == wire_id && ping.sent.is_some())?;
+        let at = self
+            .under_way
+            .iter()
+            .position(|ping| ping.wire_id == wire_id && ping.sent.is_some())?;
         let ping = self.under_way.swap_remove(at);
         let sent = ping.sent?;
         let round_trip = now.saturating_duration_since(sent.at);
         if !sent.direct {
             self.relay_round_trip = Some(round_trip);
         }
-        Some(LinkEvent::Pong { id: ping.id?, round_trip, direct: sent.direct })
+        Some(LinkEvent::Pong {
+            id: ping.id?,
+            round_trip,
+            direct: sent.direct,
+        })
     }
 
     /// The caller's pings that are lost now.
     pub(super) fn handle_timeout(&mut self, now: Instant) -> Vec<LinkEvent> {
         let lost = self.under_way.extract_if(.., |ping| ping.expires <= now);
-        lost.filter_map(|ping| ping.id.map(|id| LinkEvent::PingLost { id })).collect()
+        lost.filter_map(|ping| ping.id.map(|id| LinkEvent::PingLost { id }))
+            .collect()
     }
 
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
