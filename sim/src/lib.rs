@@ -16,4 +16,7 @@
 pub mod duration;
 pub mod link;
 pub mod nat;
+pub mod network;
 pub mod packet;
+pub mod pcap;
+pub mod run;

@@ -110,7 +110,7 @@ impl Packet {
 
 impl Body {
     /// The number in the IP header.
-    const fn protocol(&self, ipv6: bool) -> u8 {
+    pub(crate) const fn protocol(&self, ipv6: bool) -> u8 {
         match self {
             Self::Udp { .. } => UDP,
             Self::Tcp { .. } => TCP,
@@ -449,7 +449,7 @@ mod tests {
                 1u32..0xffff,
                 1u16..0x1fff,
                 any::<bool>(),
-                any::<u8>(),
+                prop_oneof![Just(TCP), Just(UDP)],
                 payload()
             )
                 .prop_map(|(identification, offset, more, protocol, payload)| {
