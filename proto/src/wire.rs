@@ -15,6 +15,8 @@ pub mod codec;
 pub mod control;
 pub mod ethernet;
 pub mod sealed;
+#[cfg(test)]
+pub(crate) mod vectors;
 
 /// First byte of an ARQ segment that travels in the clear (handshake only).
 pub const SEGMENT: u8 = 32;
