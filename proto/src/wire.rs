@@ -19,6 +19,8 @@ pub mod relay;
 pub mod sealed;
 pub mod segment;
 pub mod stun;
+#[cfg(test)]
+pub(crate) mod vectors;
 
 /// First byte of an ARQ segment that travels in the clear (handshake only).
 pub const SEGMENT: u8 = 32;

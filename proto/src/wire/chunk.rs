@@ -209,6 +209,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::wire::vectors::Vector;
 
     fn read(payload: &[u8]) -> Result<Vec<Chunk<'_>>, ChunkError> {
         chunks(payload).collect()
@@ -222,6 +223,37 @@ mod tests {
         assert_eq!(read(&payload), Ok(vec![Chunk::Segment(&[0xcc])]));
         assert_eq!(read(&[0]), Ok(vec![]));
         assert_eq!(read(&[]), Ok(vec![]));
+    }
+
+    /// What PROTOCOL.md says.
+    #[test]
+    fn the_vectors_hold() {
+        let vector = Vector::named("chunks");
+        let frame = vector.bytes("frame").split_at(HEADER).1;
+        let part = |offset: u32, bytes| Fragment {
+            number: 7,
+            offset,
+            total: 16,
+            bytes,
+        };
+        let id = 0x0001_0203_0405_0607;
+        let expected = [
+            ("frame", Chunk::Frame(frame)),
+            ("fragment-1", Chunk::Fragment(part(0, &frame[..8]))),
+            ("fragment-2", Chunk::Fragment(part(8, &frame[8..]))),
+            ("segment", Chunk::Segment(&[0xaa, 0xbb, 0xcc])),
+            ("ping", Chunk::Ping { id }),
+            ("pong", Chunk::Pong { id, size: 1232 }),
+        ];
+        for (name, chunk) in &expected {
+            let mut bytes = Vec::new();
+            chunk.emit(&mut bytes).expect("small");
+            assert_eq!(bytes, vector.bytes(name), "{name}");
+        }
+        assert_eq!(read(vector.bytes("unknown")), Ok(vec![]));
+        assert_eq!(read(vector.bytes("padding")), Ok(vec![]));
+        let all = expected.map(|(_, chunk)| chunk).to_vec();
+        assert_eq!(read(vector.bytes("payload")), Ok(all));
     }
 
     #[test]

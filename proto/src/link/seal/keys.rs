@@ -157,6 +157,25 @@ impl Chain {
     pub(crate) fn bytes(&self) -> &[u8; 32] {
         &self.0
     }
+
+    #[cfg(test)]
+    pub(crate) fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(Zeroizing::new(bytes))
+    }
+
+    /// The sealing keys of both suites and senders are those of a test vector.
+    #[cfg(test)]
+    pub(crate) fn assert_keys(&self, vector: &crate::wire::vectors::Vector, epoch: u8) {
+        for (suite, s) in [
+            (Suite::Aes256Gcm, "aes"),
+            (Suite::ChaCha20Poly1305, "chacha"),
+        ] {
+            for (sender, r) in [(Role::Client, "client"), (Role::Server, "server")] {
+                let expected = vector.array(&format!("{s}-{r}-{epoch}"));
+                assert_eq!(*self.key_bytes(suite, sender, epoch), expected, "{s} {r}");
+            }
+        }
+    }
 }
 
 /// An AEAD key of one direction and epoch. The back end wipes it when dropped.
@@ -166,7 +185,7 @@ pub struct EpochKey {
 }
 
 impl EpochKey {
-    fn new(suite: Suite, epoch: u8, key: &[u8; 32]) -> Self {
+    pub(super) fn new(suite: Suite, epoch: u8, key: &[u8; 32]) -> Self {
         let algorithm = match suite {
             Suite::Aes256Gcm => &AES_256_GCM,
             Suite::ChaCha20Poly1305 => &CHACHA20_POLY1305,
@@ -230,6 +249,48 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
+    use crate::wire::vectors::Vector;
+
+    /// What PROTOCOL.md says.
+    #[test]
+    fn the_vectors_hold() {
+        let vector = Vector::named("key-schedule");
+        let keys = LinkKeys::derive(&vector.array("exported"), Role::Client);
+        assert_eq!(*keys.check_key, vector.array("check-client"));
+        assert_eq!(*keys.peer_check_key, vector.array("check-server"));
+        assert_eq!(*keys.resumption, vector.array("resumption"));
+        assert_eq!(*keys.chain.bytes(), vector.array("chain-0"));
+        keys.chain.assert_keys(&vector, 0);
+    }
+
+    /// RFC 5869, appendix A.3: no salt and no info; its 42 bytes begin with our 32.
+    #[test]
+    fn hkdf_is_that_of_the_rfc() {
+        let okm = [
+            0x8d, 0xa4, 0xe7, 0x75, 0xa5, 0x63, 0xc1, 0x8f, 0x71, 0x5f, 0x80, 0x2a, 0x06, 0x3c,
+            0x5a, 0x31, 0xb8, 0xa1, 0x1f, 0x5c, 0x5e, 0xe1, 0x87, 0x9e, 0xc3, 0x45, 0x4e, 0x5f,
+            0x3c, 0x73, 0x8d, 0x2d,
+        ];
+        assert_eq!(*extract_and_expand(&[0x0b; 22], &[]), okm);
+    }
+
+    /// The GCM specification, test case 14: key, nonce and plaintext of zeros, no associated data.
+    #[test]
+    fn aes_is_that_of_the_specification() {
+        let key = EpochKey::new(Suite::Aes256Gcm, 0, &[0; 32]);
+        let mut block = [0; 16].to_vec();
+        let sealed = key.aead.seal_in_place_append_tag(
+            super::super::nonce(0),
+            aws_lc_rs::aead::Aad::empty(),
+            &mut block,
+        );
+        let expected = [
+            0xce, 0xa7, 0x40, 0x3d, 0x4d, 0x60, 0x6b, 0x6e, 0x07, 0x4e, 0xc5, 0xd3, 0xba, 0xf3,
+            0x9d, 0x18, 0xd0, 0xd1, 0xc8, 0xa7, 0x99, 0x99, 0x6b, 0xf0, 0x26, 0x5b, 0x98, 0xb5,
+            0xd4, 0x8a, 0xb9, 0x19,
+        ];
+        assert_eq!((sealed, block.as_slice()), (Ok(()), expected.as_slice()));
+    }
 
     #[test]
     fn every_use_has_its_own_key() {

@@ -12,6 +12,7 @@ use super::open::OVERLAP;
 use super::replay::WINDOW;
 use super::*;
 use crate::wire::sealed::SealedError;
+use crate::wire::vectors::Vector;
 
 const RECEIVER: u32 = 0x0102_0304;
 const SUITES: [Suite; 2] = [Suite::Aes256Gcm, Suite::ChaCha20Poly1305];
@@ -38,6 +39,25 @@ fn sealed(sealer: &Sealer, plaintext: &[u8]) -> Vec<u8> {
     let mut datagram = [&[0; HEADER], plaintext].concat();
     sealer.seal_tail(&mut datagram, 0).expect("a fresh key");
     datagram
+}
+
+/// What PROTOCOL.md says.
+#[test]
+fn the_vectors_hold() {
+    for (name, suite) in [("sealed-aes", SUITES[0]), ("sealed-chacha", SUITES[1])] {
+        let vector = Vector::named(name);
+        let [epoch] = vector.array("epoch");
+        let key = || EpochKey::new(suite, epoch, &vector.array("key"));
+        let sequence = u64::from_be_bytes(vector.array("sequence"));
+        assert_eq!(nonce(sequence).as_ref(), &vector.array::<12>("nonce"));
+        let sealer = Sealer::new(u32::from_be_bytes(vector.array("receiver")), key());
+        sealer.skip(sequence);
+        let mut datagram = sealed(&sealer, vector.bytes("plaintext"));
+        assert_eq!(datagram, vector.bytes("datagram"), "{name}");
+        let opener = Opener::new(key());
+        let opened = opener.open(&mut datagram, start()).expect("authentic");
+        assert_eq!(opened.plaintext, vector.bytes("plaintext"));
+    }
 }
 
 #[test]
