@@ -25,25 +25,45 @@ use rand::{RngExt, SeedableRng};
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
 use crate::wire::control::{Candidate, Candidates, MAX_CANDIDATES};
+<<<<<<< HEAD
 use crate::wire::stun::{self, Class, Message, StunError, Transaction, Username};
+=======
+use crate::wire::stun::{self, StunError, Transaction, Username};
+>>>>>>> path
 use crate::{SocketId, Transmit};
 
 mod candidate;
 mod check;
 mod choice;
 mod exchange;
+<<<<<<< HEAD
 mod liveness;
 mod mtu;
+=======
+mod inbound;
+mod liveness;
+mod mtu;
+mod probe;
+>>>>>>> path
 #[cfg(test)]
 #[allow(clippy::disallowed_methods, reason = "a test may begin at any instant")]
 mod tests;
 
 pub use candidate::Prefix;
+<<<<<<< HEAD
 
 use check::{Checklist, PairId, RECHECKS};
 use choice::Active;
 use exchange::Exchange;
 use liveness::IDLE;
+=======
+pub use probe::PING_SIZE;
+
+use check::{Checklist, RECHECKS};
+use choice::Active;
+use exchange::Exchange;
+use probe::SentProbe;
+>>>>>>> path
 
 /// What the link knows when its handshake has ended.
 #[derive(Zeroize, ZeroizeOnDrop)]
@@ -200,6 +220,7 @@ pub struct Counters {
     pub refused: u64,
 }
 
+<<<<<<< HEAD
 #[derive(Clone, Copy, Debug)]
 struct SentProbe {
     pair: PairId,
@@ -207,6 +228,8 @@ struct SentProbe {
     sent: Instant,
 }
 
+=======
+>>>>>>> path
 impl Paths {
     /// No path yet. `seed` is where transaction ids and delays come from.
     #[must_use]
@@ -284,6 +307,7 @@ impl Paths {
 
     // What comes in.
 
+<<<<<<< HEAD
     /// A STUN message came in.
     pub fn handle_stun(
         &mut self,
@@ -307,6 +331,8 @@ impl Paths {
         handled
     }
 
+=======
+>>>>>>> path
     /// A sealed datagram of this link was opened that came from there.
     pub fn handle_authenticated(&mut self, socket: SocketId, remote: SocketAddr, now: Instant) {
         let id = (socket, remote);
@@ -317,7 +343,11 @@ impl Paths {
         }
         match self.checklist.pairs.get_mut(&id) {
             Some(pair) if pair.valid.is_some() => pair.heard(now),
+<<<<<<< HEAD
             Some(pair) if pair.is_in_progress(now) => {}
+=======
+            Some(pair) if pair.is_waited_for(now) => {}
+>>>>>>> path
             // A hint at most: the datagram could be the copy of one that never arrived.
             Some(_) | None => self.check_peer_reflexive(id, now),
         }
@@ -340,6 +370,7 @@ impl Paths {
         self.now = now;
     }
 
+<<<<<<< HEAD
     /// The answer to a [`Probe`] was opened; it came from `from`, or by the relay.
     pub fn handle_probe_answer(
         &mut self,
@@ -384,6 +415,8 @@ impl Paths {
         self.run(now);
     }
 
+=======
+>>>>>>> path
     /// The machine's network is another one now: everything is tried again at once.
     pub fn network_changed(&mut self, now: Instant) {
         self.exchange.restart(now);
@@ -426,6 +459,7 @@ impl Paths {
         })
     }
 
+<<<<<<< HEAD
     /// The next probe to seal and send, if any.
     pub fn poll_probe(&mut self, now: Instant) -> Option<Probe> {
         let active = self.active.as_mut()?;
@@ -455,6 +489,8 @@ impl Paths {
         })
     }
 
+=======
+>>>>>>> path
     /// The next thing that the link is to know, if any.
     pub fn poll_event(&mut self) -> Option<PathEvent> {
         self.events.pop_front()
@@ -520,6 +556,7 @@ impl Paths {
         self.counters
     }
 
+<<<<<<< HEAD
     // Private steps.
 
     fn handle_request(
@@ -619,6 +656,8 @@ impl Paths {
         }
     }
 
+=======
+>>>>>>> path
     /// A round begins when it was agreed, unless this peer makes us begin too many.
     fn round_start(&mut self, wanted: Instant, now: Instant) -> Instant {
         let mut start = wanted.clamp(now, now + MAX_START);
@@ -653,6 +692,7 @@ impl fmt::Debug for PathsConfig {
     }
 }
 
+<<<<<<< HEAD
 /// The size of a probe that asks only whether the path is alive, in bytes of UDP payload.
 pub const PING_SIZE: usize = 64;
 /// Probes whose answer is awaited.
@@ -661,6 +701,8 @@ const MAX_PROBES: usize = 64;
 const MAX_SEEN: usize = 256;
 /// Answers that wait for the driver.
 const MAX_TRANSMITS: usize = 64;
+=======
+>>>>>>> path
 /// The latest agreed start of a round that is believed.
 const MAX_START: Duration = Duration::from_secs(2);
 /// A peer can start [`ROUND_BURST`] rounds in a [`ROUND_PERIOD`], and no more.

@@ -97,7 +97,12 @@ fn a_tenth_lost_is_no_obstacle() {
         world.loss = 0.1;
         assert!(
             world.gets_direct(2 * SECOND + 2 * world::RELAY_DELAY),
+<<<<<<< HEAD
             "seed {seed}"
+=======
+            "seed {seed} {:#?}",
+            world.log
+>>>>>>> path
         );
     }
 }
