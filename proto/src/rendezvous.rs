@@ -113,3 +113,5 @@ pub enum CloseReason {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod vectors;
