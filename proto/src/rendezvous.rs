@@ -114,3 +114,5 @@ pub enum CloseReason {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod vectors;
