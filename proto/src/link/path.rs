@@ -25,45 +25,28 @@ use rand::{RngExt, SeedableRng};
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
 use crate::wire::control::{Candidate, Candidates, MAX_CANDIDATES};
-<<<<<<< HEAD
-use crate::wire::stun::{self, Class, Message, StunError, Transaction, Username};
-=======
 use crate::wire::stun::{self, StunError, Transaction, Username};
->>>>>>> path
 use crate::{SocketId, Transmit};
 
 mod candidate;
 mod check;
 mod choice;
 mod exchange;
-<<<<<<< HEAD
-mod liveness;
-mod mtu;
-=======
 mod inbound;
 mod liveness;
 mod mtu;
 mod probe;
->>>>>>> path
 #[cfg(test)]
 #[allow(clippy::disallowed_methods, reason = "a test may begin at any instant")]
 mod tests;
 
 pub use candidate::Prefix;
-<<<<<<< HEAD
-
-use check::{Checklist, PairId, RECHECKS};
-use choice::Active;
-use exchange::Exchange;
-use liveness::IDLE;
-=======
 pub use probe::PING_SIZE;
 
 use check::{Checklist, RECHECKS};
 use choice::Active;
 use exchange::Exchange;
 use probe::SentProbe;
->>>>>>> path
 
 /// What the link knows when its handshake has ended.
 #[derive(Zeroize, ZeroizeOnDrop)]
@@ -220,16 +203,6 @@ pub struct Counters {
     pub refused: u64,
 }
 
-<<<<<<< HEAD
-#[derive(Clone, Copy, Debug)]
-struct SentProbe {
-    pair: PairId,
-    size: usize,
-    sent: Instant,
-}
-
-=======
->>>>>>> path
 impl Paths {
     /// No path yet. `seed` is where transaction ids and delays come from.
     #[must_use]
@@ -307,32 +280,6 @@ impl Paths {
 
     // What comes in.
 
-<<<<<<< HEAD
-    /// A STUN message came in.
-    pub fn handle_stun(
-        &mut self,
-        socket: SocketId,
-        remote: SocketAddr,
-        bytes: &[u8],
-        now: Instant,
-    ) -> Handled {
-        let handled = match stun::parse(bytes) {
-            Err(error) => Handled::Refused(error.into()),
-            Ok(message) => match message.class {
-                Class::Request => self.handle_request((socket, remote), &message, bytes, now),
-                Class::Success => self.handle_response((socket, remote), &message, bytes, now),
-                Class::Error | Class::Indication => Handled::NotMine,
-            },
-        };
-        if matches!(handled, Handled::Refused(_)) {
-            self.counters.refused += 1;
-        }
-        self.run(now);
-        handled
-    }
-
-=======
->>>>>>> path
     /// A sealed datagram of this link was opened that came from there.
     pub fn handle_authenticated(&mut self, socket: SocketId, remote: SocketAddr, now: Instant) {
         let id = (socket, remote);
@@ -343,11 +290,7 @@ impl Paths {
         }
         match self.checklist.pairs.get_mut(&id) {
             Some(pair) if pair.valid.is_some() => pair.heard(now),
-<<<<<<< HEAD
-            Some(pair) if pair.is_in_progress(now) => {}
-=======
             Some(pair) if pair.is_waited_for(now) => {}
->>>>>>> path
             // A hint at most: the datagram could be the copy of one that never arrived.
             Some(_) | None => self.check_peer_reflexive(id, now),
         }
@@ -370,53 +313,6 @@ impl Paths {
         self.now = now;
     }
 
-<<<<<<< HEAD
-    /// The answer to a [`Probe`] was opened; it came from `from`, or by the relay.
-    pub fn handle_probe_answer(
-        &mut self,
-        id: u64,
-        size: usize,
-        from: Option<SocketAddr>,
-        now: Instant,
-    ) {
-        let Some(probe) = self
-            .probes
-            .get(&id)
-            .copied()
-            .filter(|probe| probe.size == size)
-        else {
-            return;
-        };
-        self.probes.remove(&id);
-        let idle = self.rng.random_range(IDLE);
-        let Some(active) = self
-            .active
-            .as_mut()
-            .filter(|active| active.id == probe.pair)
-        else {
-            return;
-        };
-        active.liveness.proved(idle, now);
-        let pair = self.checklist.pairs.get_mut(&probe.pair);
-        if let Some(valid) = pair.and_then(|pair| pair.valid.as_mut()) {
-            // The other end answers on its own best path: only the same way back measures this one.
-            if from == Some(probe.pair.1) {
-                valid.sample(now.saturating_duration_since(probe.sent), now);
-            }
-            if let Some(mtu) = valid.mtu.answered(id, size, now) {
-                let (socket, remote) = probe.pair;
-                self.events.push_back(PathEvent::MtuChanged {
-                    socket,
-                    remote,
-                    mtu,
-                });
-            }
-        }
-        self.run(now);
-    }
-
-=======
->>>>>>> path
     /// The machine's network is another one now: everything is tried again at once.
     pub fn network_changed(&mut self, now: Instant) {
         self.exchange.restart(now);
@@ -459,38 +355,6 @@ impl Paths {
         })
     }
 
-<<<<<<< HEAD
-    /// The next probe to seal and send, if any.
-    pub fn poll_probe(&mut self, now: Instant) -> Option<Probe> {
-        let active = self.active.as_mut()?;
-        let valid = self.checklist.pairs.get_mut(&active.id)?.valid.as_mut()?;
-        let id = self.next_probe_id;
-        let size = if active.liveness.next_probe() <= now {
-            active.liveness.probe_sent(now);
-            PING_SIZE
-        } else if active.liveness.is_probing() {
-            return None;
-        } else {
-            valid.mtu.poll_probe(id, valid.smoothed_rtt, now)?
-        };
-        self.next_probe_id += 1;
-        self.counters.probes_sent += 1;
-        if self.probes.len() >= MAX_PROBES {
-            self.probes.pop_first();
-        }
-        let (pair, sent) = (active.id, now);
-        self.probes.insert(id, SentProbe { pair, size, sent });
-        let (socket, remote) = pair;
-        Some(Probe {
-            socket,
-            remote,
-            id,
-            size,
-        })
-    }
-
-=======
->>>>>>> path
     /// The next thing that the link is to know, if any.
     pub fn poll_event(&mut self) -> Option<PathEvent> {
         self.events.pop_front()
@@ -556,108 +420,6 @@ impl Paths {
         self.counters
     }
 
-<<<<<<< HEAD
-    // Private steps.
-
-    fn handle_request(
-        &mut self,
-        id: PairId,
-        message: &Message,
-        bytes: &[u8],
-        now: Instant,
-    ) -> Handled {
-        let Some(username) = message
-            .username
-            .filter(|name| name.receiver == self.config.local_index)
-        else {
-            return Handled::NotMine;
-        };
-        if username.sender != self.config.remote_index {
-            return Handled::Refused(Refused::WrongLink);
-        }
-        if !stun::verify(bytes, &self.config.receive_key) {
-            return Handled::Refused(Refused::Integrity);
-        }
-        if candidate::is_refused(id.1.ip(), &self.config.refused) || id.1.port() == 0 {
-            return Handled::Refused(Refused::RefusedSource);
-        }
-        // A fresh check has a fresh transaction: a second one from elsewhere is a copy that somebody else sends.
-        let before = self
-            .seen
-            .iter()
-            .find(|(seen, _)| *seen == message.transaction);
-        match before.map(|(_, source)| *source) {
-            Some(source) if source != id.1 => return Handled::Refused(Refused::Replayed),
-            Some(_) => {}
-            None => {
-                self.remember(message.transaction, id.1);
-                self.check_peer_reflexive(id, now);
-            }
-        }
-        self.answer(id, message.transaction);
-        Handled::Accepted
-    }
-
-    fn remember(&mut self, transaction: Transaction, source: SocketAddr) {
-        if self.seen.len() >= MAX_SEEN {
-            self.seen.pop_front();
-        }
-        self.seen.push_back((transaction, source));
-    }
-
-    fn answer(&mut self, (socket, remote): PairId, transaction: Transaction) {
-        if self.transmits.len() < MAX_TRANSMITS {
-            let contents = stun::encode_response(transaction, remote, Some(&self.config.send_key));
-            self.transmits.push_back(Transmit {
-                socket,
-                ..Transmit::datagram(remote, contents)
-            });
-            self.counters.answers_sent += 1;
-        }
-    }
-
-    fn handle_response(
-        &mut self,
-        from: PairId,
-        message: &Message,
-        bytes: &[u8],
-        now: Instant,
-    ) -> Handled {
-        let Some((id, sent)) = self.checklist.find(message.transaction) else {
-            return Handled::NotMine;
-        };
-        if !stun::verify(bytes, &self.config.receive_key) {
-            return Handled::Refused(Refused::Integrity);
-        }
-        if let Some(pair) = self.checklist.pairs.get_mut(&id) {
-            pair.succeed(id.1, now.saturating_duration_since(sent), now);
-        }
-        let idle = self.rng.random_range(IDLE);
-        match &mut self.active {
-            Some(active) if active.id == id => active.liveness.proved(idle, now),
-            Some(_) => {}
-            None => self.checklist.calm(),
-        }
-        // The way back may be another one than the way there: each is proved for itself.
-        if from != id {
-            self.check_peer_reflexive(from, now);
-        }
-        self.choose(now);
-        Handled::Accepted
-    }
-
-    /// Something authenticated came from there: there may be a path (RFC 8445, section 7.3.1.3).
-    fn check_peer_reflexive(&mut self, id: PairId, now: Instant) {
-        if candidate::is_refused(id.1.ip(), &self.config.refused) || !self.checklist.learn(id) {
-            return;
-        }
-        if let Some(pair) = self.checklist.pairs.get_mut(&id) {
-            pair.trigger(now);
-        }
-    }
-
-=======
->>>>>>> path
     /// A round begins when it was agreed, unless this peer makes us begin too many.
     fn round_start(&mut self, wanted: Instant, now: Instant) -> Instant {
         let mut start = wanted.clamp(now, now + MAX_START);
@@ -692,17 +454,6 @@ impl fmt::Debug for PathsConfig {
     }
 }
 
-<<<<<<< HEAD
-/// The size of a probe that asks only whether the path is alive, in bytes of UDP payload.
-pub const PING_SIZE: usize = 64;
-/// Probes whose answer is awaited.
-const MAX_PROBES: usize = 64;
-/// Requests that are remembered: more than both ends send in a round.
-const MAX_SEEN: usize = 256;
-/// Answers that wait for the driver.
-const MAX_TRANSMITS: usize = 64;
-=======
->>>>>>> path
 /// The latest agreed start of a round that is believed.
 const MAX_START: Duration = Duration::from_secs(2);
 /// A peer can start [`ROUND_BURST`] rounds in a [`ROUND_PERIOD`], and no more.

@@ -213,11 +213,6 @@ impl Pair {
         self.next.is_some() || !self.outstanding.is_empty()
     }
 
-<<<<<<< HEAD
-    /// The same, for a pair whose failure nobody takes note of.
-    pub(super) fn is_in_progress(&self, now: Instant) -> bool {
-        self.is_checked() && self.fails_at().is_none_or(|at| now < at)
-=======
     /// Whether an answer can still come, so that mere data from there is no reason for another request.
     pub(super) fn is_waited_for(&self, now: Instant) -> bool {
         let patience = if self.next.is_some() {
@@ -228,7 +223,6 @@ impl Pair {
         self.outstanding
             .last()
             .is_some_and(|(_, sent)| now < *sent + patience)
->>>>>>> path
     }
 
     fn sent(&mut self, transaction: Transaction, now: Instant) {
@@ -259,11 +253,8 @@ const MAX_INTERVAL: Duration = Duration::from_millis(3200);
 const LAST_WAIT: Duration = Duration::from_secs(2);
 /// A request that left so short a while ago finds the other end's NAT open too.
 const ON_ITS_WAY: Duration = Duration::from_millis(25);
-<<<<<<< HEAD
-=======
 /// Between two requests for which mere data is the reason, while the pair has requests left.
 const HINT_WAIT: Duration = Duration::from_millis(100);
->>>>>>> path
 /// Requests of one round over all pairs (TRAVERSAL §5: 30 packets a side), as long as each pair gets [`MIN_REQUESTS`].
 const ROUND_BUDGET: u32 = 30;
 const MIN_REQUESTS: u32 = 3;
