@@ -141,3 +141,67 @@ const RETRIES: [Duration; 3] = [
 ];
 /// How much later than the starter the other end asks for a new round.
 const LATER: Duration = Duration::from_secs(5);
+
+#[cfg(test)]
+#[allow(clippy::disallowed_methods, reason = "a test may begin at any instant")]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn the_starter_speaks_and_the_other_end_answers() {
+        let now = Instant::now();
+        let (mut starter, mut other) = (Exchange::new(true, now), Exchange::new(false, now));
+        starter.local_changed(now);
+        other.local_changed(now);
+        assert!(starter.poll(now) && !other.poll(now), "one of them");
+        starter.give(now);
+        assert!(other.heard(), "and it wants an answer");
+        other.round_begins(false, now);
+        other.give(now);
+        assert!(starter.is_unanswered() && !other.is_unanswered());
+        assert!(!starter.heard(), "which wants none");
+        starter.round_begins(false, now);
+        assert!(
+            other.next() > starter.next(),
+            "the starter begins the next round too"
+        );
+    }
+
+    #[test]
+    fn a_silent_starter_is_not_waited_for_for_ever() {
+        let now = Instant::now();
+        let mut other = Exchange::new(false, now);
+        assert!(!other.poll(now + FIRST_WAIT / 2) && other.poll(now + FIRST_WAIT));
+    }
+
+    #[test]
+    fn without_success_it_is_tried_at_least_once_a_minute_for_ever() {
+        let mut now = Instant::now();
+        let mut starter = Exchange::new(true, now);
+        starter.local_changed(now);
+        for _ in 0..100 {
+            let next = starter.next().expect("never given up");
+            assert!(next <= now + 60 * SECOND);
+            now = next;
+            assert!(starter.poll(now));
+            starter.give(now);
+            assert!(!starter.heard());
+            starter.round_begins(false, now);
+        }
+    }
+
+    #[test]
+    fn what_has_changed_is_told_even_when_a_path_is_found_meanwhile() {
+        let now = Instant::now();
+        let mut starter = Exchange::new(true, now);
+        starter.local_changed(now);
+        assert!(starter.poll(now));
+        starter.give(now);
+        starter.local_changed(now);
+        assert!(!starter.poll(now), "not at once again");
+        starter.found(true, now);
+        assert!(starter.poll(now + PAUSE));
+    }
+}

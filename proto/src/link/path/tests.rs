@@ -160,10 +160,16 @@ fn a_changed_address_is_survived() {
     let now = world.now;
     world.ends[0].paths.network_changed(now);
     world.gather(0);
-    world.run(3 * SECOND);
+    world.run(10 * SECOND);
     assert!(world.is_direct(), "{:#?}", world.log);
     let remote = world.ends[1].paths.best().expect("direct").remote;
     assert_eq!(remote.ip().to_string(), "198.51.100.77");
+    let moved = |(at, event): &(Instant, PathEvent)| {
+        matches!(event, PathEvent::Direct { .. }).then_some(*at)
+    };
+    let moved = world.ends[1].events.iter().rev().find_map(moved);
+    let outage = moved.expect("a move") - now;
+    assert!(outage <= SECOND, "TRAVERSAL's goal: {outage:?}");
 }
 
 #[test]
