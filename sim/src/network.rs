@@ -321,7 +321,7 @@ impl Network {
     fn note(&mut self, event: Event, packet: &Packet, now: Instant) {
         if self.log.is_on() {
             let at = now.saturating_duration_since(self.start);
-            self.log.push(at, event, packet);
+            self.log.push(at, event, Summary::of(packet));
         }
     }
 }
@@ -393,3 +393,6 @@ const CORE_REPORTERS: [IpAddr; 2] = [
     IpAddr::V4(Ipv4Addr::new(192, 0, 0, 8)),
     IpAddr::V6(Ipv6Addr::new(0x100, 0, 0, 0, 0, 0, 0, 1)),
 ];
+
+#[cfg(test)]
+mod tests;

@@ -28,7 +28,9 @@ fn nat(config: NatConfig) -> Nat {
 fn forwarded(verdict: Verdict) -> Packet {
     match verdict {
         Verdict::Forward(packet) => packet,
-        other => panic!("not forwarded: {other:?}"),
+        other @ (Verdict::Hairpin(_) | Verdict::Drop(_) | Verdict::Reply(_)) => {
+            panic!("not forwarded: {other:?}")
+        }
     }
 }
 
@@ -553,6 +555,18 @@ fn a_nat_without_an_address_is_refused() {
     assert_eq!(error, NatConfigError::NoOutsideAddress);
 }
 
+#[test]
+fn timers_of_evicted_mappings_do_not_pile_up() {
+    let now = Instant::now();
+    let mut config = Preset::Symmetric.config();
+    (config.limits.mappings, config.limits.overflow) = (10, Overflow::EvictOldest);
+    let mut nat = nat(config);
+    for port in 1..5000 {
+        outside(&mut nat, A, &format!("198.51.100.1:{port}"), now);
+    }
+    assert!(nat.mappings.timers() < 2000, "{}", nat.mappings.timers());
+}
+
 /// The plainest NAT that could be right: lists, looked through from end to end.
 #[derive(Default)]
 struct Reference {
@@ -691,7 +705,7 @@ proptest! {
                             prop_assert_eq!(flow.destination, remote);
                             reference.outbound(&config, inside, remote, flow.source, now);
                         }
-                        other => {
+                        other @ (Verdict::Hairpin(_) | Verdict::Drop(_) | Verdict::Reply(_)) => {
                             prop_assert_eq!(other, Verdict::Drop(DropReason::NoPort));
                             prop_assert_eq!(reference.mappings.len(), 8);
                         }

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use super::{
     CORE_REPORTERS, Cause, Event, HostId, InFlight, Network, Place, RouterId, SegmentId, Station,
-    Wire,
+    Summary, Wire,
 };
 use crate::link::{Fate, Link};
 use crate::nat::{DropReason, Verdict};
@@ -95,7 +95,7 @@ impl Network {
             return self.report(inside, &packet, IcmpError::TooBig { mtu }, now);
         }
         packet.ttl -= 1;
-        let before = self.log.is_on().then(|| packet.clone());
+        let before = self.log.is_on().then(|| Summary::of(&packet));
         match router.nat_for_mut(packet.source).outbound(packet, now) {
             Verdict::Forward(packet) => {
                 self.note(Event::Outbound(id), &packet, now);
@@ -105,7 +105,7 @@ impl Network {
                 self.note(Event::Hairpin(id), &packet, now);
                 self.route(inside, packet, true, now);
             }
-            Verdict::Drop(reason) => self.refuse(id, reason, before.as_ref(), now),
+            Verdict::Drop(reason) => self.refuse(id, reason, before, now),
             Verdict::Reply(packet) => {
                 self.note(Event::Reported(Place::Router(id)), &packet, now);
                 self.route(inside, packet, true, now);
@@ -121,13 +121,13 @@ impl Network {
             return self.exceed(outside, &packet, now);
         }
         packet.ttl -= 1;
-        let before = self.log.is_on().then(|| packet.clone());
+        let before = self.log.is_on().then(|| Summary::of(&packet));
         match router.nat_for_mut(packet.source).inbound(packet, now) {
             Verdict::Forward(packet) | Verdict::Hairpin(packet) => {
                 self.note(Event::Inbound(id), &packet, now);
                 self.route(inside, packet, true, now);
             }
-            Verdict::Drop(reason) => self.refuse(id, reason, before.as_ref(), now),
+            Verdict::Drop(reason) => self.refuse(id, reason, before, now),
             Verdict::Reply(packet) => {
                 self.note(Event::Reported(Place::Router(id)), &packet, now);
                 self.cross(Wire::RouterUp(id), packet, now);
@@ -135,9 +135,12 @@ impl Network {
         }
     }
 
-    fn refuse(&mut self, id: RouterId, reason: DropReason, packet: Option<&Packet>, now: Instant) {
-        if let Some(packet) = packet {
-            self.lose(Place::Router(id), Cause::Nat(reason), packet, now);
+    /// The NAT kept the packet; `before` is what the log keeps of it.
+    fn refuse(&mut self, id: RouterId, reason: DropReason, before: Option<Summary>, now: Instant) {
+        if let Some(packet) = before {
+            let at = now.saturating_duration_since(self.start);
+            let event = Event::Dropped(Place::Router(id), Cause::Nat(reason));
+            self.log.push(at, event, packet);
         }
     }
 
