@@ -1,1 +1,14 @@
 //! A running peer: TAP, sockets and clock around `kuguri_proto::node`; and the command line.
+//!
+//! ```text
+//!   cli ─▶ config · known ─▶ driver ◀─▶ udp     sockets
+//!                             │  ▲ ◀──▶ tap     frames        (route: its settings)
+//!                             │  └────── local   own addresses
+//!                             ├─▶ output         lines for people or programs
+//!                             └◀▶ admin          status and ping from other processes
+//! ```
+//!
+//! Here is only doing. What to do is decided in `kuguri_proto`.
+
+pub mod config;
+pub mod known;
