@@ -12,3 +12,4 @@
 
 pub mod config;
 pub mod known;
+pub mod udp;
