@@ -12,4 +12,6 @@
 
 pub mod config;
 pub mod known;
+pub mod local;
 pub mod udp;
+mod watch;
