@@ -13,5 +13,7 @@
 pub mod config;
 pub mod known;
 pub mod local;
+pub mod route;
+pub mod tap;
 pub mod udp;
 mod watch;
