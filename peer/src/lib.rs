@@ -13,6 +13,8 @@
 pub mod config;
 pub mod known;
 pub mod local;
+pub mod output;
+pub mod qr;
 pub mod route;
 pub mod tap;
 pub mod udp;
