@@ -10,7 +10,9 @@
 //!
 //! Here is only doing. What to do is decided in `kuguri_proto`.
 
+pub mod admin;
 pub mod config;
+pub mod driver;
 pub mod known;
 pub mod local;
 pub mod output;

@@ -16,6 +16,7 @@ use nix::sys::socket::{
     AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, socket,
 };
 use tokio::io::unix::AsyncFd;
+use tokio::sync::mpsc;
 
 use crate::watch::watch;
 
@@ -38,28 +39,42 @@ pub fn addresses(port: u16, card: Option<&str>) -> Vec<SocketAddr> {
         .collect()
 }
 
-/// Word of changes from the system; without it, a look every few seconds.
-#[derive(Debug)]
-pub struct Changes {
-    notices: Option<AsyncFd<OwnedFd>>,
+/// Something comes out whenever the addresses may have changed, until the receiver is dropped.
+#[must_use]
+pub fn changes() -> mpsc::Receiver<()> {
+    let (tell, told) = mpsc::channel(1);
+    tokio::spawn(async move {
+        let mut notices = Notices::new();
+        loop {
+            tokio::select! {
+                () = notices.next() => {}
+                () = tell.closed() => return,
+            }
+            // Full: the last word has not been heard yet, and says the same.
+            let _ = tell.try_send(());
+        }
+    });
+    told
 }
 
-impl Changes {
-    /// Starts to listen.
-    #[must_use]
-    pub fn new() -> Self {
+/// Word of changes from the system; without it, a look every few seconds.
+#[derive(Debug)]
+struct Notices {
+    from: Option<AsyncFd<OwnedFd>>,
+}
+
+impl Notices {
+    fn new() -> Self {
         let notices = listen().and_then(watch);
         if let Err(error) = &notices {
             tracing::debug!(%error, "no notices of address changes; looking every few seconds");
         }
-        Self {
-            notices: notices.ok(),
-        }
+        Self { from: notices.ok() }
     }
 
     /// Waits until addresses may have changed.
-    pub async fn next(&mut self) {
-        let Some(notices) = &self.notices else {
+    async fn next(&mut self) {
+        let Some(notices) = &self.from else {
             return tokio::time::sleep(UNTOLD).await;
         };
         // Notices come in bursts: the first one says when to look, the pause lets the rest come.
@@ -74,14 +89,8 @@ impl Changes {
             Err(_elapsed) => true,
         };
         if !seen {
-            self.notices = None;
+            self.from = None;
         }
-    }
-}
-
-impl Default for Changes {
-    fn default() -> Self {
-        Self::new()
     }
 }
 

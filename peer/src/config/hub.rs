@@ -68,6 +68,7 @@ impl HubFile {
         if self.rendezvous() == Some((address, key)) {
             return Ok(());
         }
+        self.read_again()?;
         self.contents.rendezvous = Some(address.to_owned());
         self.contents.rendezvous_key = Some(key);
         self.write()
@@ -78,8 +79,17 @@ impl HubFile {
     /// # Errors
     /// When the file cannot be written.
     pub fn add_token(&mut self, token: [u8; 16]) -> Result<(), StateError> {
+        self.read_again()?;
         self.contents.tokens.push(Token(token));
         self.write()
+    }
+
+    /// Another process may have changed something meanwhile; that stays.
+    fn read_again(&mut self) -> Result<(), StateError> {
+        if let Some(contents) = state::read_toml(&self.path)? {
+            self.contents = contents;
+        }
+        Ok(())
     }
 
     fn write(&self) -> Result<(), StateError> {
@@ -144,6 +154,21 @@ mod tests {
             again.rendezvous(),
             Some(("vps.example:7777", PeerId([3; 32])))
         );
+    }
+
+    #[test]
+    fn two_processes_do_not_undo_each_other() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("hub-office.toml");
+        let mut running = HubFile::open_or_create(&path, [7; 16]).expect("makes it");
+        let mut asking = HubFile::open_or_create(&path, [8; 16]).expect("reads");
+        asking.add_token([9; 16]).expect("writes");
+        running
+            .set_rendezvous("a:1", PeerId([3; 32]))
+            .expect("writes");
+        let after = HubFile::open(&path).expect("reads").expect("there");
+        assert_eq!(after.tokens(), [[7; 16], [9; 16]]);
+        assert!(after.rendezvous().is_some());
     }
 
     #[test]
