@@ -11,6 +11,7 @@
 //! Here is only doing. What to do is decided in `kuguri_proto`.
 
 pub mod admin;
+pub mod cli;
 pub mod config;
 pub mod driver;
 pub mod known;

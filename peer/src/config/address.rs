@@ -18,6 +18,22 @@ pub struct HostPort {
 }
 
 impl HostPort {
+    /// From a name or an IP address without brackets, and a port.
+    ///
+    /// # Errors
+    /// When it is neither.
+    pub fn new(host: &str, port: u16) -> Result<Self, NotAHostPort> {
+        let plain = |c: char| c.is_alphanumeric() || "-._:%".contains(c);
+        let address = !host.contains(':') || host.parse::<Ipv6Addr>().is_ok();
+        if host.is_empty() || port == 0 || !address || !host.chars().all(plain) {
+            return Err(NotAHostPort);
+        }
+        Ok(Self {
+            host: host.to_ascii_lowercase(),
+            port,
+        })
+    }
+
     /// The name or address, without brackets.
     #[must_use]
     pub fn host(&self) -> &str {
@@ -65,14 +81,7 @@ impl FromStr for HostPort {
             None => DEFAULT_PORT,
             Some(digits) => digits.parse().map_err(|_| NotAHostPort)?,
         };
-        let plain = |c: char| c.is_alphanumeric() || "-._:%".contains(c);
-        if host.is_empty() || port == 0 || !host.chars().all(plain) {
-            return Err(NotAHostPort);
-        }
-        Ok(Self {
-            host: host.to_ascii_lowercase(),
-            port,
-        })
+        Self::new(host, port)
     }
 }
 

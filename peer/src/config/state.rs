@@ -93,6 +93,23 @@ impl State {
         self.dir.join("run")
     }
 
+    /// The files of it whose names have this beginning and end, by what is between; sorted.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn names(&self, beginning: &str, end: &str) -> Result<Vec<String>, StateError> {
+        let entries = fs::read_dir(&self.dir).map_err(io_error(&self.dir))?;
+        let mut names: Vec<String> = entries
+            .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+            .filter_map(|name| {
+                let rest = name.strip_prefix(beginning)?.strip_suffix(end)?;
+                Some(rest.to_owned())
+            })
+            .collect();
+        names.sort_unstable();
+        Ok(names)
+    }
+
     /// Makes this process the only one that runs `name`; the lock ends with the process, however that ends.
     ///
     /// # Errors
