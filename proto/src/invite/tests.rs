@@ -31,6 +31,15 @@ fn parse(text: &str) -> Result<Invite, InviteError> {
     text.parse()
 }
 
+/// Bytes made apart from this code, from the description in the module's header.
+const VECTOR: &str = "kuguri://ARERERERERERERERERERERERERERERERERERERERERERAQ92cHMuZXhhbXBsZS5jb237mbciIiIiIiIiIiIiIiIi\
+    IiIiIiIiIiIiIiIiIiIiIiIiIgGlpaWlpaWlpaWlpaWlpaWlBm9mZmljZdU1Mds";
+
+#[test]
+fn its_bytes_are_those_of_the_description() {
+    assert_eq!(text(), VECTOR);
+}
+
 /// A well-formed text around any bytes.
 fn sealed(content: &[u8]) -> String {
     let bytes = [content, &checksum(content)].concat();
