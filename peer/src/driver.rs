@@ -384,7 +384,8 @@ impl<O: Observe> Driver<O> {
             | Event::PathChanged { .. }
             | Event::LinkDown { .. }
             | Event::MemberJoined { .. }
-            | Event::FirstFrameRelayed { .. }
+            | Event::FirstFrame { .. }
+            | Event::MemberRefused { .. }
             | Event::Pong { .. }
             | Event::PingLost { .. } => {}
         }

@@ -230,7 +230,13 @@ fn node_object(event: &Event) -> Option<(&'static str, Value)> {
             "member-joined",
             json!({ "peer": peer, "host_name": host_name, "address": address }),
         ),
-        Event::FirstFrameRelayed { peer } => ("first-frame-relayed", json!({ "peer": peer })),
+        Event::FirstFrame { peer, direct } => {
+            ("first-frame", json!({ "peer": peer, "direct": direct }))
+        }
+        Event::MemberRefused { peer, refusal } => (
+            "member-refused",
+            json!({ "peer": peer, "refusal": refusal }),
+        ),
         Event::Stopped => ("stopped", json!({})),
         Event::Pong { .. } | Event::PingLost { .. } => return None,
     })
@@ -283,8 +289,16 @@ fn node_text(event: &Event) -> Option<String> {
             let name = printable(host_name);
             format!("member {name} ({}) joined{address}", peer.short())
         }
-        Event::FirstFrameRelayed { peer } => {
-            format!("first frame from {}, relayed", peer.short())
+        Event::FirstFrame { peer, direct } => {
+            let way = if *direct { "directly" } else { "relayed" };
+            format!("first frame from {}, {way}", peer.short())
+        }
+        Event::MemberRefused { peer, refusal } => {
+            format!(
+                "{} was not let in: {}",
+                peer.short(),
+                refusal_text(*refusal)
+            )
         }
         Event::Stopped => "stopped".to_owned(),
         Event::Pong { .. } | Event::PingLost { .. } => return None,

@@ -24,7 +24,10 @@ fn serve_has_defaults_for_all_but_its_name() {
         panic!("not understood");
     };
     assert_eq!(flags.name, "office");
-    assert_eq!(flags.address, ([192, 168, 30, 1].into(), 24));
+    assert_eq!(
+        (flags.address.address(), flags.address.prefix()),
+        ([192, 168, 30, 1].into(), 24)
+    );
     assert_eq!((flags.port, flags.rendezvous, flags.json), (0, None, false));
 }
 
