@@ -336,10 +336,10 @@ fn a_peer_that_stops_or_falls_silent_is_gone_and_its_partners_are_told() {
 }
 
 #[test]
-fn a_rendezvous_that_starts_again_is_found_again_with_the_same_channels() {
+fn a_rendezvous_that_starts_again_is_found_again_without_a_long_wait() {
     let mut pipe = Pipe::new(14);
     pipe.registered(2);
-    let channel = pipe.ends[0].client.open(identity(2).id(), pipe.now);
+    pipe.ends[0].client.open(identity(2).id(), pipe.now);
     pipe.run(SECOND);
     pipe.server = new_server(200, 99, Limits::default(), pipe.now);
     // The first keep-alive is answered by a reset, so nobody waits for the idle time-out.
