@@ -461,6 +461,23 @@ fn who_connects_and_does_not_register_is_shown_the_door() {
 }
 
 #[test]
+fn an_unproven_address_gets_less_than_it_sends_and_no_state() {
+    let mut pipe = Pipe::new(24);
+    let mut client = pipe.client(1, None);
+    client.handle_timeout(pipe.now);
+    let mut count = 0;
+    while let Some(first) = client.poll_transmit(pipe.now) {
+        pipe.send(address("192.0.2.9:9"), address(SERVER), first.contents);
+        count += 1;
+    }
+    pipe.run(SECOND * 30);
+    assert_eq!(pipe.server.stats().connections, 0);
+    assert_eq!(pipe.sent.len(), 2 * count, "one Retry each");
+    let larger = pipe.sent.iter().skip(count).find(|it| it.3.len() > 300);
+    assert_eq!(larger, None);
+}
+
+#[test]
 fn a_flood_from_one_source_leaves_the_others_alone() {
     let mut pipe = Pipe::new(18);
     pipe.registered(1);
