@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use anyhow::{Context, anyhow};
+use kuguri_proto::gateway::subnet::Subnet;
 use kuguri_proto::identity::PeerId;
 use kuguri_proto::invite::{Invite, RendezvousRef};
 use kuguri_proto::node::{Event, HubConfig, Role};
@@ -20,8 +21,8 @@ use crate::output::{Output, Saying, stdout_is_terminal};
 
 /// Host a hub: a virtual Ethernet switch that members connect to
 ///
-/// Prints an invite: one line, which is all that a member needs. Needs no privilege, no port forwarding and no address
-/// of its own; it runs until Ctrl-C.
+/// Prints an invite: one line, which is all that a member needs. Needs no privilege, no port
+/// forwarding and no address of its own; runs until Ctrl-C.
 ///
 ///   $ kuguri serve office --rendezvous vps.example
 ///   $ kuguri serve office --rendezvous 192.0.2.1:7777 --address 10.9.0.1/24
@@ -43,8 +44,8 @@ pub(super) struct Flags {
     #[arg(long, value_name = "KEY")]
     pub(super) rendezvous_key: Option<PeerId>,
     /// The hub's own address and prefix length; members get addresses of the same network
-    #[arg(long, value_name = "ADDRESS/PREFIX", default_value = "192.168.30.1/24", value_parser = network)]
-    pub(super) address: (Ipv4Addr, u8),
+    #[arg(long, value_name = "ADDRESS/PREFIX", default_value = "192.168.30.1/24", value_parser = subnet)]
+    pub(super) address: Subnet,
     /// A fixed UDP port; a free one otherwise
     #[arg(
         long,
@@ -73,7 +74,7 @@ pub(super) fn run(flags: Flags, state: &State, started: Instant) -> anyhow::Resu
     let role = Role::Hub(HubConfig {
         name: flags.name.clone(),
         tokens: file.tokens(),
-        address: flags.address,
+        subnet: flags.address,
     });
     let qr = flags.qr || stdout_is_terminal();
     let mut host = Host {
@@ -117,17 +118,18 @@ struct Host {
 impl Observe for Host {
     fn observe(&mut self, saying: &Saying<'_>) -> anyhow::Result<()> {
         self.output.say(saying);
-        match saying {
-            Saying::Node(Event::Registered { key, .. }) => self.registered(*key),
-            Saying::Node(Event::RendezvousFailed {
-                reason,
-                fatal: true,
-            }) => {
-                let reason = reason.trim_end_matches('.');
-                Err(anyhow!("{reason}; {}", self.known.advice(self.source)))
-            }
-            _ => Ok(()),
+        if let Saying::Node(Event::Registered { key, .. }) = saying {
+            return self.registered(*key);
         }
+        if let Saying::Node(Event::RendezvousFailed {
+            reason,
+            fatal: true,
+        }) = saying
+        {
+            let reason = reason.trim_end_matches('.');
+            return Err(anyhow!("{reason}; {}", self.known.advice(self.source)));
+        }
+        Ok(())
     }
 }
 
@@ -198,22 +200,13 @@ pub(super) fn hub_name(text: &str) -> Result<String, String> {
     }
 }
 
-/// A host's address with the length of its network's prefix.
-fn network(text: &str) -> Result<(Ipv4Addr, u8), String> {
-    let wrong = "write an IPv4 address and a prefix length of 8 to 30, such as 192.168.30.1/24";
+/// The virtual host's address with the length of its network's prefix.
+fn subnet(text: &str) -> Result<Subnet, String> {
+    let wrong = "write an IPv4 address and a prefix length, such as 192.168.30.1/24";
     let (address, prefix) = text.split_once('/').ok_or(wrong)?;
     let address: Ipv4Addr = address.parse().map_err(|_| wrong)?;
     let prefix: u8 = prefix.parse().map_err(|_| wrong)?;
-    if !(8..=30).contains(&prefix) {
-        return Err(wrong.to_owned());
-    }
-    let host = address.to_bits() & (u32::MAX >> prefix);
-    if host == 0 || host == u32::MAX >> prefix {
-        return Err(format!(
-            "{address} is the network itself or its broadcast address; give the hub a host's address of it"
-        ));
-    }
-    Ok((address, prefix))
+    Subnet::new(address, prefix).map_err(|error| error.to_string())
 }
 
 /// Bytes of a hub's name.
