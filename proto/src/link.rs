@@ -155,7 +155,9 @@ impl Link {
     #[must_use]
     pub fn connect(setup: &Setup<'_>, now: Instant) -> Self {
         let tls = TlsSession::client(setup.identity, setup.peer, setup.aes_in_hardware);
-        Self::new(setup, tls, true, None, now)
+        let mut link = Self::new(setup, tls, true, None, now);
+        link.flush_tls();
+        link
     }
 
     /// Answers a peer that opens a link: its first segment named its index.

@@ -3,6 +3,7 @@
 //!
 //! ```text
 //!   run      Simulation: virtual time jumps from deadline to deadline
+//!   lab      the same by the machine's clock, between real programs in namespaces
 //!   network  hosts · segments · routers · the core      log, capture → pcap
 //!              │            │
 //!   link     one way of a wire: delay, loss, rate, MTU
@@ -14,6 +15,8 @@
 //! iterated is ordered.
 
 pub mod duration;
+#[cfg(target_os = "linux")]
+pub mod lab;
 pub mod link;
 pub mod nat;
 pub mod network;

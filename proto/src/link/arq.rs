@@ -365,10 +365,10 @@ impl Arq {
 
     /// What the next segment is for; none when nothing may or must be sent.
     fn next_payload(&mut self, now: Instant) -> Option<Payload> {
-        if self.probes > 0 {
-            return self.probe();
-        }
         let room = self.room();
+        if let Some(room) = room.filter(|_| self.probes > 0) {
+            return Some(Payload::Eliciting(self.probe(room)));
+        }
         let part = room.map(|room| self.send.peek(room)).unwrap_or_default();
         if !part.is_empty() {
             let size = self.size(&part);
@@ -385,8 +385,7 @@ impl Arq {
     }
 
     /// New bytes if there are any, else old ones once more, else a mere question.
-    fn probe(&mut self) -> Option<Payload> {
-        let room = self.room()?;
+    fn probe(&mut self, room: usize) -> Part {
         self.probes -= 1;
         let mut part = self.send.take(room);
         while part.is_empty() {
@@ -395,7 +394,7 @@ impl Arq {
             };
             part = self.send.again(&old, room);
         }
-        Some(Payload::Eliciting(part))
+        part
     }
 
     fn on_sent(&mut self, payload: Payload, size: u64, now: Instant) {
@@ -415,7 +414,7 @@ impl Arq {
     /// How many ranges the next acknowledgement may have: it takes half of a small segment at most.
     fn ack_ranges(&self) -> usize {
         let room = self.max.saturating_sub(HEADER);
-        let half = if room >= MIN_SEGMENT { room / 2 } else { room };
+        let half = (room / 2).max(room.min(Ack::size(1)));
         self.acks
             .ranges()
             .min(half.saturating_sub(Ack::size(0)) / 8)

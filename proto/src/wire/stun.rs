@@ -319,6 +319,38 @@ mod tests {
     }
 
     #[test]
+    fn the_documents_test_vector_is_ours() {
+        let document: String = include_str!("../../PROTOCOL-paths.md")
+            .split_whitespace()
+            .collect();
+        let transaction: Transaction = std::array::from_fn(|n| u8::try_from(n + 1).expect("small"));
+        let key = |first: usize| std::array::from_fn(|n| u8::try_from(first + n).expect("small"));
+        let hex = |bytes: &[u8]| {
+            bytes
+                .iter()
+                .map(|byte| format!("{byte:02x}"))
+                .collect::<String>()
+        };
+        let name = Username {
+            receiver: 0x9a8b_7c6d,
+            sender: 0x0102_0304,
+        };
+        let request = encode_request(transaction, Some(name), Some(&key(0)), None);
+        assert!(
+            document.contains(&format!("```{}```", hex(&request))),
+            "{}",
+            hex(&request)
+        );
+        let mapped = "203.0.113.5:40000".parse().expect("an address");
+        let answer = encode_response(transaction, mapped, Some(&key(32)));
+        assert!(
+            document.contains(&format!("```{}```", hex(&answer))),
+            "{}",
+            hex(&answer)
+        );
+    }
+
+    #[test]
     fn a_name_is_written_in_one_way() {
         assert_eq!("01234567:89abcdef".parse(), Ok(NAME));
         for other in [

@@ -104,11 +104,12 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::link::arq::tests::epoch;
     use crate::wire::segment::MAX_NUMBER;
 
     #[test]
     fn every_second_segment_is_acknowledged_at_once_and_the_first_later() {
-        let (now, mut acks) = (Instant::now(), Acks::default());
+        let (now, mut acks) = (epoch(), Acks::default());
         acks.record(0, 0, true, now);
         assert_eq!(acks.due(), Some(now + MAX_ACK_DELAY));
         acks.record(1, 0, true, now);
@@ -119,7 +120,7 @@ mod tests {
 
     #[test]
     fn reordering_is_acknowledged_at_once_and_mere_acknowledgements_never() {
-        let (now, mut acks) = (Instant::now(), Acks::default());
+        let (now, mut acks) = (epoch(), Acks::default());
         acks.record(0, 0, false, now);
         assert_eq!(acks.due(), None);
         acks.record(2, 0, true, now);
@@ -131,7 +132,7 @@ mod tests {
 
     #[test]
     fn what_nobody_asks_about_is_forgotten() {
-        let (now, mut acks) = (Instant::now(), Acks::default());
+        let (now, mut acks) = (epoch(), Acks::default());
         for number in [0, 2, 4, 6] {
             acks.record(number, number.saturating_sub(2), true, now);
         }
@@ -141,7 +142,7 @@ mod tests {
     proptest! {
         #[test]
         fn memory_is_bounded_whatever_numbers_come(numbers in prop::collection::vec((0..MAX_NUMBER, 0..MAX_NUMBER), 0..300)) {
-            let (now, mut acks) = (Instant::now(), Acks::default());
+            let (now, mut acks) = (epoch(), Acks::default());
             for (number, awaited) in numbers {
                 acks.record(number, awaited.min(number), true, now);
                 prop_assert!(acks.arrived.len() <= MAX_ACK_RANGES);

@@ -295,12 +295,13 @@ const MAX_ELAPSED: u128 = 1_000_000_000;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::link::arq::tests::epoch;
 
     const MSS: u64 = 1000;
     const RTT: Duration = Duration::from_millis(100);
 
     fn after_loss(algorithm: Algorithm, window: u64) -> (Congestion, Instant) {
-        let start = Instant::now();
+        let start = epoch();
         let mut congestion = Congestion::new(algorithm, MSS);
         congestion.state.window = window;
         congestion.on_lost(start, start);
@@ -321,7 +322,7 @@ mod tests {
     fn slow_start_doubles_the_window_in_a_round_trip() {
         let mut congestion = Congestion::new(Algorithm::Cubic, MSS);
         assert_eq!((congestion.window(), congestion.ssthresh()), (10_000, None));
-        run(&mut congestion, Instant::now(), 2);
+        run(&mut congestion, epoch(), 2);
         assert_eq!(congestion.window(), 40_000);
     }
 
@@ -375,7 +376,7 @@ mod tests {
 
     #[test]
     fn a_reduction_for_nothing_is_undone() {
-        let start = Instant::now();
+        let start = epoch();
         let mut congestion = Congestion::new(Algorithm::Cubic, MSS);
         congestion.on_lost(start, start + RTT);
         congestion.on_lost(start, start + RTT);
@@ -387,7 +388,7 @@ mod tests {
 
     #[test]
     fn an_unused_window_does_not_grow() {
-        let now = Instant::now();
+        let now = epoch();
         let mut congestion = Congestion::new(Algorithm::Cubic, MSS);
         congestion.on_acknowledged(MSS, now, false, RTT, now);
         assert_eq!(congestion.window(), 10_000);

@@ -36,7 +36,7 @@ impl Pacer {
     /// Adds what has come together since the last time.
     pub(super) fn refill(&mut self, rate: Rate, now: Instant) {
         let elapsed = micros(now.saturating_duration_since(self.refilled_at));
-        let gained = elapsed * rate.per_rtt() / (100 * micros(rate.rtt).max(1));
+        let gained = elapsed * rate.per_rtt() / (100 * rate.round_trip());
         let gained = u64::try_from(gained).unwrap_or(u64::MAX);
         if gained > 0 {
             self.tokens = self.tokens.saturating_add(gained).min(self.burst);
@@ -57,7 +57,7 @@ impl Pacer {
     /// When `size` bytes may leave.
     pub(super) fn ready_at(&self, size: u64, rate: Rate) -> Instant {
         let missing = u128::from(size.min(self.burst).saturating_sub(self.tokens));
-        let wait = (missing * 100 * micros(rate.rtt)).div_ceil(rate.per_rtt().max(1));
+        let wait = (missing * 100 * rate.round_trip()).div_ceil(rate.per_rtt().max(1));
         self.refilled_at + Duration::from_micros(u64::try_from(wait).unwrap_or(u64::MAX).min(HOUR))
     }
 }
@@ -66,6 +66,11 @@ impl Rate {
     /// Hundredths of bytes per round trip.
     fn per_rtt(self) -> u128 {
         u128::from(self.window) * u128::from(self.gain)
+    }
+
+    /// In microseconds; never 0, or bytes would have to leave at once and might not.
+    fn round_trip(self) -> u128 {
+        micros(self.rtt).max(1)
     }
 }
 
@@ -79,6 +84,7 @@ const HOUR: u64 = 3_600_000_000;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::link::arq::tests::epoch;
 
     const RATE: Rate = Rate {
         window: 10_000,
@@ -88,7 +94,7 @@ mod tests {
 
     #[test]
     fn a_burst_then_the_rate() {
-        let start = Instant::now();
+        let start = epoch();
         let mut pacer = Pacer::new(12_000, start);
         assert!(pacer.allows(12_000) && !pacer.allows(12_001));
         pacer.spend(12_000);
@@ -102,8 +108,24 @@ mod tests {
     }
 
     #[test]
+    fn a_path_without_delay_is_no_standstill() {
+        let (start, rate) = (
+            epoch(),
+            Rate {
+                rtt: Duration::ZERO,
+                ..RATE
+            },
+        );
+        let mut pacer = Pacer::new(12_000, start);
+        pacer.spend(12_000);
+        let ready = pacer.ready_at(1000, rate);
+        pacer.refill(rate, ready);
+        assert!(pacer.allows(1000));
+    }
+
+    #[test]
     fn no_time_is_lost_by_asking_often() {
-        let start = Instant::now();
+        let start = epoch();
         let mut pacer = Pacer::new(12_000, start);
         pacer.spend(12_000);
         for micros in 1..=8000 {

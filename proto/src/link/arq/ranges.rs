@@ -119,7 +119,7 @@ mod tests {
                 if add {
                     ranges.insert(range.clone());
                     plain.extend(range.clone());
-                    prop_assert!(range.is_empty() || (ranges.len() > count) == !touches);
+                    prop_assert!(range.is_empty() || (ranges.len() > count) != touches);
                 } else {
                     ranges.remove(range.clone());
                     plain.retain(|n| !range.contains(n));

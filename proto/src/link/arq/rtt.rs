@@ -117,12 +117,13 @@ const GRANULARITY: Duration = Duration::from_millis(1);
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::link::arq::tests::epoch;
 
     const MS: Duration = Duration::from_millis(1);
 
     #[test]
     fn follows_rfc_9002_by_hand() {
-        let (now, mut rtt) = (Instant::now(), RttEstimator::new(333 * MS));
+        let (now, mut rtt) = (epoch(), RttEstimator::new(333 * MS));
         assert_eq!(rtt.pto(), 333 * MS + 4 * 166 * MS + 2 * MS + MAX_ACK_DELAY);
         rtt.update(100 * MS, 20 * MS, now);
         assert_eq!((rtt.smoothed(), rtt.var()), (100 * MS, 50 * MS));
@@ -135,8 +136,8 @@ mod tests {
 
     #[test]
     fn a_claimed_delay_never_brings_a_sample_below_the_minimum() {
-        let (now, mut rtt) = (Instant::now(), RttEstimator::new(333 * MS));
-        rtt.update(100 * MS, 0 * MS, now);
+        let (now, mut rtt) = (epoch(), RttEstimator::new(333 * MS));
+        rtt.update(100 * MS, Duration::ZERO, now);
         for _ in 0..100 {
             rtt.update(110 * MS, 25 * MS, now);
         }

@@ -7,8 +7,15 @@ use super::*;
 use crate::wire::segment::{INITIAL_LIMIT, MAX_NUMBER};
 
 mod lossy;
+mod throughput;
 
 const HOUR: Duration = Duration::from_secs(3600);
+
+/// Where virtual time starts.
+#[allow(clippy::disallowed_methods, reason = "a test may begin at any instant")]
+pub(super) fn epoch() -> Instant {
+    Instant::now()
+}
 
 fn ms(ms: u64) -> Duration {
     Duration::from_millis(ms)
@@ -180,7 +187,7 @@ fn reordering_alone_costs_little() {
 
 #[test]
 fn acknowledging_what_was_never_sent_is_refused() {
-    let now = Instant::now();
+    let now = epoch();
     let (mut ours, mut body) = (Arq::new(Config::default(), now), Vec::new());
     ours.write(b"x");
     assert_eq!(drain(&mut ours, now).len(), 1);
@@ -205,7 +212,7 @@ fn acknowledging_what_was_never_sent_is_refused() {
 
 #[test]
 fn a_duplicate_is_counted_and_changes_nothing() {
-    let now = Instant::now();
+    let now = epoch();
     let mut ends = [(); 2].map(|()| Arq::new(Config::default(), now));
     ends[0].write(b"once");
     let body = drain(&mut ends[0], now).remove(0);
@@ -220,7 +227,7 @@ fn a_duplicate_is_counted_and_changes_nothing() {
 
 #[test]
 fn every_segment_keeps_to_the_callers_size() {
-    let now = Instant::now();
+    let now = epoch();
     let mut arq = Arq::new(Config::default(), now);
     arq.write(&[1; 5000]);
     for number in 0..40 {
@@ -325,7 +332,7 @@ proptest! {
     fn a_liar_causes_no_panic_and_no_growth(
         segments in prop::collection::vec((any_segment(), 0u64..2000, any::<bool>()), 0..200),
     ) {
-        let mut now = Instant::now();
+        let mut now = epoch();
         let mut arq = Arq::new(Config::default(), now);
         let mut out = Vec::new();
         for (body, pause, read) in segments {
@@ -348,7 +355,7 @@ proptest! {
 
     #[test]
     fn noise_causes_no_panic(bodies in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..200), 0..50)) {
-        let now = Instant::now();
+        let now = epoch();
         let mut arq = Arq::new(Config::default(), now);
         for body in bodies {
             let _ = arq.handle_segment(&body, now);

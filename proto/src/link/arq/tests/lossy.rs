@@ -8,6 +8,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 use super::super::{Arq, Config};
+use super::epoch;
 
 /// What the line does to a datagram, in each direction.
 #[derive(Clone, Copy, Debug)]
@@ -42,6 +43,8 @@ pub(super) struct End {
     to_write: Vec<u8>,
     written: usize,
     finish: bool,
+    /// Whether it writes its bytes again and again, and nobody keeps what comes.
+    forever: bool,
     /// Whether it reads at all.
     pub(super) reads: bool,
     pub(super) got: Vec<u8>,
@@ -63,12 +66,13 @@ pub(super) struct World {
 
 impl World {
     pub(super) fn new(line: Line, config: &Config, seed: u64) -> Self {
-        let start = Instant::now();
+        let start = epoch();
         let end = || End {
             arq: Arq::new(config.clone(), start),
             to_write: Vec::new(),
             written: 0,
             finish: false,
+            forever: false,
             reads: true,
             got: Vec::new(),
             busy_until: start,
@@ -89,6 +93,13 @@ impl World {
     pub(super) fn send(&mut self, end: usize, bytes: Vec<u8>) {
         self.ends[end].to_write.extend(bytes);
         self.ends[end].finish = true;
+    }
+
+    /// The end writes `bytes` again and again, as fast as it may; what arrives is thrown away.
+    pub(super) fn send_forever(&mut self, end: usize, bytes: Vec<u8>) {
+        self.ends[end].to_write = bytes;
+        self.ends[end].forever = true;
+        self.ends[1 - end].forever = true;
     }
 
     /// Goes on until `done` or `limit`; says whether it was `done`.
@@ -193,6 +204,10 @@ impl World {
 impl End {
     fn use_stream(&mut self) {
         self.written += self.arq.write(&self.to_write[self.written..]);
+        if self.forever {
+            self.got.clear();
+            self.written %= self.to_write.len().max(1);
+        }
         if self.finish && self.written == self.to_write.len() {
             self.arq.finish();
         }

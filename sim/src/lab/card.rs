@@ -1,0 +1,182 @@
+//! A machine's one interface, and its other end, which is the box's: whole IP packets in and out.
+//!
+//! ```text
+//!   machine's namespace │ world's namespace
+//!   eth0 (TUN) ─────────┼─ file                         where /dev/net/tun may be opened
+//!   eth0 (veth) ────────┼─ veth ─ packet socket         everywhere else
+//! ```
+//!
+//! No neighbour is ever asked for: everything that leaves the machine goes into the box, whoever it is for.
+
+use std::fs::File;
+use std::io::{self, IoSlice, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd};
+
+use nix::net::if_::if_nametoindex;
+
+use super::namespace::Namespace;
+use super::netlink::{self, VethEnd};
+use super::refusal::{Refusal, Step};
+use super::{packet_socket, tun};
+
+/// What the machine's interface is made of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Attachment {
+    /// A TUN device where it may be opened, else a veth pair.
+    #[default]
+    Auto,
+    /// A TUN device; refused without a right to `/dev/net/tun`.
+    Tun,
+    /// A veth pair and a packet socket; needs no device file.
+    Veth,
+}
+
+/// The box's end of a machine's interface.
+#[derive(Debug)]
+pub(super) struct Card {
+    file: File,
+    framing: Framing,
+}
+
+#[derive(Debug)]
+enum Framing {
+    /// Bare IP packets.
+    Packet,
+    /// Ethernet frames: the addresses to put before a packet for the machine.
+    Ethernet { to_machine: [u8; 12] },
+}
+
+impl Card {
+    /// Gives the namespace its interface `eth0` and keeps the other end. `number` is the machine's in this world.
+    pub(super) fn plug(
+        namespace: &Namespace,
+        number: u16,
+        mtu: u16,
+        attachment: Attachment,
+    ) -> Result<Self, Refusal> {
+        let tun = match attachment {
+            Attachment::Auto => tun::is_allowed(),
+            Attachment::Tun => true,
+            Attachment::Veth => false,
+        };
+        let card = if tun {
+            Self::tun(namespace)?
+        } else {
+            Self::veth(namespace, number, mtu)?
+        };
+        namespace
+            .run(|| netlink::set_up(index_of(MACHINE_END)?, Some(mtu.into()), false))
+            .flatten()
+            .step("to bring an interface up")?;
+        Ok(card)
+    }
+
+    fn tun(namespace: &Namespace) -> Result<Self, Refusal> {
+        let file = namespace
+            .run(|| tun::create(MACHINE_END))
+            .flatten()
+            .step("a TUN interface (/dev/net/tun)")?;
+        let framing = Framing::Packet;
+        Ok(Self { file, framing })
+    }
+
+    fn veth(namespace: &Namespace, number: u16, mtu: u16) -> Result<Self, Refusal> {
+        let [high, low] = number.to_be_bytes();
+        let near_name = format!("box{number}");
+        let near = VethEnd {
+            name: &near_name,
+            mac: [0x02, 0xb0, 0, 0, high, low],
+            mtu: LARGEST_PACKET,
+        };
+        let far = VethEnd {
+            name: MACHINE_END,
+            mac: [0x02, 0xa0, 0, 0, high, low],
+            mtu: mtu.into(),
+        };
+        netlink::add_veth(near, far, namespace.file()).step("a veth pair")?;
+        namespace
+            .run(|| packet_socket::switch_offloads_off(MACHINE_END))
+            .flatten()
+            .step("to switch an interface's offloads off")?;
+        let file = Self::listen(&near_name).step("a packet socket")?;
+        let mut to_machine = [0; 12];
+        to_machine[..6].copy_from_slice(&far.mac);
+        to_machine[6..].copy_from_slice(&near.mac);
+        let framing = Framing::Ethernet { to_machine };
+        Ok(Self { file, framing })
+    }
+
+    /// The packet socket stands before the interface is up, so that nothing is missed.
+    fn listen(near: &str) -> io::Result<File> {
+        let index = index_of(near)?;
+        let file = packet_socket::open(index)?;
+        netlink::set_up(index, None, false)?;
+        Ok(file)
+    }
+
+    /// The next IP packet that the machine sent, in `buffer`; `None` when there is none now.
+    pub(super) fn receive<'a>(&self, buffer: &'a mut [u8]) -> io::Result<Option<&'a [u8]>> {
+        loop {
+            let length = match (&self.file).read(buffer) {
+                Ok(length) => length,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => return Err(error),
+            };
+            let header = match self.framing {
+                Framing::Packet => 0,
+                Framing::Ethernet { .. } if is_ip(&buffer[..length]) => ETHERNET_HEADER,
+                Framing::Ethernet { .. } => continue,
+            };
+            return Ok(Some(&buffer[header..length]));
+        }
+    }
+
+    /// Hands the machine an IP packet. One that it cannot take now is lost, as on a wire.
+    pub(super) fn send(&self, packet: &[u8]) -> io::Result<()> {
+        let written = match &self.framing {
+            Framing::Packet => (&self.file).write(packet),
+            Framing::Ethernet { to_machine } => {
+                let ether_type = match packet.first().map(|byte| byte >> 4) {
+                    Some(6) => ETHER_TYPE_IPV6,
+                    _ => ETHER_TYPE_IPV4,
+                };
+                let parts = [to_machine.as_slice(), &ether_type, packet].map(IoSlice::new);
+                (&self.file).write_vectored(&parts)
+            }
+        };
+        written.map(drop)
+    }
+
+    /// How many packets of the machine were lost since the last call because the box was too slow.
+    pub(super) fn take_drops(&self) -> u64 {
+        match self.framing {
+            Framing::Packet => 0,
+            Framing::Ethernet { .. } => packet_socket::take_drops(&self.file),
+        }
+    }
+}
+
+impl AsFd for Card {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+}
+
+/// The index of an interface of the thread's namespace.
+pub(super) fn index_of(name: &str) -> io::Result<u32> {
+    Ok(if_nametoindex(name)?)
+}
+
+fn is_ip(frame: &[u8]) -> bool {
+    matches!(frame.get(12..14), Some(kind) if kind == ETHER_TYPE_IPV4 || kind == ETHER_TYPE_IPV6)
+}
+
+/// The interface's name in its machine.
+pub(super) const MACHINE_END: &str = "eth0";
+/// Bytes of an Ethernet header.
+pub(super) const ETHERNET_HEADER: usize = 14;
+/// Bytes of the largest IP packet.
+const LARGEST_PACKET: u32 = 65_535;
+const ETHER_TYPE_IPV4: [u8; 2] = [0x08, 0x00];
+const ETHER_TYPE_IPV6: [u8; 2] = [0x86, 0xdd];
