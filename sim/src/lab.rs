@@ -48,7 +48,7 @@ use refusal::Step;
 /// One machine of the laboratory, and which host of the network it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Machine {
-    /// Its name in this laboratory.
+    /// Its name in this laboratory, and its host name.
     pub name: String,
     /// The host of the network that it is.
     pub host: HostId,
@@ -73,12 +73,11 @@ impl Lab {
     /// # Errors
     /// What the kernel refused, in one sentence.
     pub fn start(
-        world: &World,
+        _world: &World,
         network: Network,
         machines: Vec<Machine>,
         attachment: Attachment,
     ) -> Result<Self, Refusal> {
-        let _: &World = world;
         let mut namespaces = BTreeMap::new();
         let mut cards = BTreeMap::new();
         for (number, machine) in (1..).zip(machines) {
@@ -163,7 +162,7 @@ fn build(
     number: u16,
     attachment: Attachment,
 ) -> Result<(Namespace, Card), Refusal> {
-    let namespace = Namespace::new().step("a network namespace")?;
+    let namespace = Namespace::new(&machine.name).step("a network namespace")?;
     namespace
         .run(set_up_loopback)
         .flatten()

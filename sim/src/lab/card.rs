@@ -93,7 +93,7 @@ impl Card {
             mac: [0x02, 0xa0, 0, 0, high, low],
             mtu: mtu.into(),
         };
-        netlink::add_veth(near, far, namespace.file()).step("a veth pair")?;
+        netlink::add_veth(near, far, namespace.network()).step("a veth pair")?;
         namespace
             .run(|| packet_socket::switch_offloads_off(MACHINE_END))
             .flatten()
