@@ -28,10 +28,15 @@
 
 use std::net::SocketAddr;
 
+pub mod auth;
+pub mod bucket;
+pub mod gateway;
 pub mod identity;
+pub mod invite;
 pub mod link;
 pub mod node;
 pub mod rendezvous;
+pub mod switch;
 pub mod wire;
 
 /// Which of the driver's UDP sockets a datagram came in by or leaves by.

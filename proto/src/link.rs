@@ -1,1 +1,711 @@
 //! One remote peer: the authenticated association that outlives the paths which carry its datagrams.
+//!
+//! ```text
+//!            frames                                              frames
+//!              │                                                   ▲
+//!            pack ──▶ seal ──▶ best path ═════════ path ──▶ open ──┴ reassemble
+//!                      ▲                                     │
+//!  control ─▶ tls ─▶ arq (in the clear until there are keys) ┴─▶ arq ─▶ tls ─▶ control
+//! ```
+//!
+//! It opens over a relay channel: the ARQ's first segment already carries the TLS ClientHello, so the opening side has keys
+//! after one round trip and may send frames at once. Candidates are exchanged inside TLS, and a direct path takes the place of
+//! the relay as soon as an authenticated answer came over it. Once a sealed datagram has come, segments in the clear are
+//! refused: nobody without the keys can disturb the ARQ any more.
+//!
+//! It knows no switch and no rendezvous: [`Via`] says by which way a datagram came or is to go.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+
+use crate::identity::{Identity, PeerId};
+use crate::node::status::{Counters, LinkStatus};
+use crate::rendezvous::Channel;
+use crate::wire::clear::{self, Indices};
+use crate::wire::codec::Framer;
+use crate::wire::control::{Bye, Candidate, Candidates, Control, Join, Refusal, Rekey, Welcome};
+use crate::{SocketId, Transmit};
+
+pub mod arq;
+pub mod pack;
+pub mod path;
+pub mod rekey;
+pub mod seal;
+pub mod tls;
+
+mod secure;
+
+use arq::Arq;
+use path::PathEvent;
+use seal::Role;
+use secure::Secure;
+use tls::TlsSession;
+
+/// By which way a datagram came, or is to go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Via {
+    /// Through the rendezvous, on this channel.
+    Relay(Channel),
+    /// Straight.
+    Direct {
+        /// Our socket.
+        socket: SocketId,
+        /// The peer's address as we see it.
+        remote: SocketAddr,
+    },
+}
+
+/// A datagram that a link wants sent.
+#[derive(Debug)]
+pub enum Outgoing {
+    /// On a relay channel; the rendezvous client wraps it.
+    Relay(Channel, Vec<u8>),
+    /// As it is.
+    Direct(Transmit),
+}
+
+/// What a link is made of.
+#[derive(Debug)]
+pub struct Setup<'a> {
+    /// Who we are.
+    pub identity: &'a Identity,
+    /// The other side: its key must be this one.
+    pub peer: PeerId,
+    /// By which number the peer's datagrams name this link; unique in the node, never 0.
+    pub local_index: u32,
+    /// The relay channel to the peer.
+    pub relay: Channel,
+    /// Whether this machine seals AES-256-GCM in hardware.
+    pub aes_in_hardware: bool,
+    /// 32 random bytes for everything random in the link.
+    pub seed: [u8; 32],
+}
+
+/// What a link tells its node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LinkEvent {
+    /// Both keys are proved; frames can flow.
+    Established {
+        /// The cipher's name.
+        cipher: &'static str,
+    },
+    /// (Hub) the peer asks to join.
+    Join(Join),
+    /// (Member) the hub let us in.
+    Welcome(Welcome),
+    /// (Member) the hub did not.
+    Refused(Refusal),
+    /// Frames go another way now: direct to this address, or relayed.
+    PathChanged(Option<SocketAddr>),
+    /// Answer to [`Link::ping`].
+    Pong {
+        /// As given.
+        id: u64,
+        /// The time it took.
+        round_trip: Duration,
+        /// Whether it went directly.
+        direct: bool,
+    },
+    /// No answer to [`Link::ping`] in time.
+    PingLost {
+        /// As given.
+        id: u64,
+    },
+    /// The link has ended; nothing more comes from it.
+    Closed {
+        /// One sentence.
+        reason: String,
+    },
+}
+
+/// One remote peer.
+pub struct Link {
+    peer: PeerId,
+    starter: bool,
+    local_index: u32,
+    remote_index: Option<u32>,
+    relay: Option<Channel>,
+    arq: Arq,
+    tls: TlsSession,
+    framer: Framer,
+    secure: Option<Secure>,
+    sealed_seen: bool,
+    admitted: bool,
+    established: bool,
+    rng: StdRng,
+    last_received: Instant,
+    started: Instant,
+    candidates: Vec<Candidate>,
+    early: Option<Candidates>,
+    events: VecDeque<LinkEvent>,
+    frames: VecDeque<Vec<u8>>,
+    counters: Counters,
+    cipher: &'static str,
+    path_since: Instant,
+    closing: Option<Instant>,
+    closed: bool,
+}
+
+impl Link {
+    /// Opens a link to a peer: TLS client, first segments at the next `poll_transmit`.
+    #[must_use]
+    pub fn connect(setup: &Setup<'_>, now: Instant) -> Self {
+        let tls = TlsSession::client(setup.identity, setup.peer, setup.aes_in_hardware);
+        let mut link = Self::new(setup, tls, true, None, now);
+        link.flush_tls();
+        link
+    }
+
+    /// Answers a peer that opens a link: its first segment named its index.
+    #[must_use]
+    pub fn accept(setup: &Setup<'_>, remote_index: u32, now: Instant) -> Self {
+        let tls = TlsSession::server(setup.identity, setup.aes_in_hardware);
+        Self::new(setup, tls, false, Some(remote_index), now)
+    }
+
+    fn new(
+        setup: &Setup<'_>,
+        tls: TlsSession,
+        starter: bool,
+        remote_index: Option<u32>,
+        now: Instant,
+    ) -> Self {
+        Self {
+            peer: setup.peer,
+            starter,
+            local_index: setup.local_index,
+            remote_index,
+            relay: Some(setup.relay),
+            arq: Arq::new(arq::Config::default(), now),
+            tls,
+            framer: Framer::default(),
+            secure: None,
+            sealed_seen: false,
+            admitted: starter,
+            established: false,
+            rng: StdRng::from_seed(setup.seed),
+            last_received: now,
+            started: now,
+            candidates: Vec::new(),
+            early: None,
+            events: VecDeque::new(),
+            frames: VecDeque::new(),
+            counters: Counters::default(),
+            cipher: "",
+            path_since: now,
+            closing: None,
+            closed: false,
+        }
+    }
+
+    // ---- what it is
+
+    /// The other side.
+    #[must_use]
+    pub const fn peer(&self) -> PeerId {
+        self.peer
+    }
+
+    /// The other side's number of this link, once known.
+    #[must_use]
+    pub const fn remote_index(&self) -> Option<u32> {
+        self.remote_index
+    }
+
+    /// Our number of this link.
+    #[must_use]
+    pub const fn local_index(&self) -> u32 {
+        self.local_index
+    }
+
+    /// Whether both keys are proved.
+    #[must_use]
+    pub const fn is_established(&self) -> bool {
+        self.established
+    }
+
+    /// Whether frames go straight to the peer.
+    #[must_use]
+    pub fn is_direct(&self) -> bool {
+        self.secure
+            .as_ref()
+            .is_some_and(|secure| secure.paths.best().is_some())
+    }
+
+    /// Whether we opened it.
+    #[must_use]
+    pub const fn is_starter(&self) -> bool {
+        self.starter
+    }
+
+    /// The relay channel in use.
+    #[must_use]
+    pub const fn relay(&self) -> Option<Channel> {
+        self.relay
+    }
+
+    // ---- in
+
+    /// A segment in the clear came (handshake).
+    pub fn handle_clear(&mut self, indices: Indices, body: &[u8], now: Instant) {
+        if self.sealed_seen
+            || self
+                .remote_index
+                .is_some_and(|known| known != indices.sender)
+        {
+            self.counters.dropped_malformed += 1;
+            return;
+        }
+        if self.arq.handle_segment(body, now).is_err() {
+            self.counters.dropped_malformed += 1;
+            return;
+        }
+        self.remote_index = Some(indices.sender);
+        self.last_received = now;
+        self.pump(now);
+    }
+
+    /// A sealed datagram came; it is opened in place.
+    pub fn handle_sealed(&mut self, datagram: &mut [u8], via: Via, now: Instant) {
+        let Some(secure) = &mut self.secure else {
+            return;
+        };
+        let Some(contents) = secure.open(datagram, via, now) else {
+            return;
+        };
+        self.sealed_seen = true;
+        self.last_received = now;
+        if let Via::Relay(channel) = via {
+            self.relay = Some(channel);
+        }
+        for segment in contents.segments {
+            if self.arq.handle_segment(&segment, now).is_err() {
+                self.counters.dropped_malformed += 1;
+            }
+        }
+        for frame in contents.frames {
+            self.counters.frames_received += 1;
+            self.counters.bytes_received += frame.len() as u64;
+            if self.frames.len() < FRAMES_MAX {
+                self.frames.push_back(frame);
+            } else {
+                self.counters.dropped_queue += 1;
+            }
+        }
+        self.pump(now);
+    }
+
+    /// A STUN message came that may concern this link; whether it did.
+    pub fn handle_stun(
+        &mut self,
+        socket: SocketId,
+        remote: SocketAddr,
+        message: &[u8],
+        now: Instant,
+    ) -> bool {
+        let Some(secure) = &mut self.secure else {
+            return false;
+        };
+        let handled = secure.paths.handle_stun(socket, remote, message, now);
+        self.pump(now);
+        handled != path::Handled::NotMine
+    }
+
+    /// A frame is to go to the peer.
+    pub fn send_frame(&mut self, frame: &[u8], _now: Instant) {
+        let Some(secure) = &mut self.secure else {
+            self.counters.dropped_queue += 1;
+            return;
+        };
+        if secure.queue_frame(frame) {
+            self.counters.frames_sent += 1;
+            self.counters.bytes_sent += frame.len() as u64;
+        } else {
+            self.counters.dropped_queue += 1;
+        }
+    }
+
+    /// (Member) asks to join; right after [`LinkEvent::Established`].
+    pub fn join(&mut self, join: Join, now: Instant) {
+        self.send_control(&Control::Join(join));
+        self.pump(now);
+    }
+
+    /// (Hub) lets the peer in, and takes up the candidates that it sent.
+    pub fn welcome(&mut self, welcome: Welcome, now: Instant) {
+        self.admitted = true;
+        self.send_control(&Control::Welcome(welcome));
+        if let Some(candidates) = self.early.take() {
+            self.handle_candidates(&candidates, now);
+        }
+        self.pump(now);
+    }
+
+    /// (Hub) does not let the peer in; the link ends once it was told.
+    pub fn refuse(&mut self, refusal: Refusal, now: Instant) {
+        self.send_control(&Control::Refuse(refusal));
+        self.end(now);
+    }
+
+    /// Our own candidates are these now; a new exchange follows if they changed.
+    pub fn set_candidates(&mut self, candidates: &[Candidate], now: Instant) {
+        self.candidates = candidates.to_vec();
+        if let Some(secure) = &mut self.secure {
+            secure.paths.set_local(self.candidates.clone(), now);
+            self.pump(now);
+        }
+    }
+
+    /// The machine's addresses or routes changed.
+    pub fn network_changed(&mut self, now: Instant) {
+        if let Some(secure) = &mut self.secure {
+            secure.paths.network_changed(now);
+        }
+        self.pump(now);
+    }
+
+    /// The relay channel is another one now, or there is none.
+    pub fn set_relay(&mut self, relay: Option<Channel>) {
+        self.relay = relay;
+    }
+
+    /// Measures the round trip over the path in use.
+    pub fn ping(&mut self, id: u64, now: Instant) {
+        match &mut self.secure {
+            Some(secure) => secure.ping(id, now),
+            None => self.events.push_back(LinkEvent::PingLost { id }),
+        }
+    }
+
+    /// Ends the link with a goodbye.
+    pub fn close(&mut self, reason: Bye, now: Instant) {
+        self.send_control(&Control::Bye(reason));
+        self.end(now);
+    }
+
+    /// The time of [`Self::poll_timeout`] has come.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        self.arq.handle_timeout(now);
+        if let Some(secure) = &mut self.secure {
+            secure.handle_timeout(now);
+        }
+        if self.closing.is_some_and(|at| at <= now) {
+            return self.finish("ended on this side".to_owned());
+        }
+        let silent = now.saturating_duration_since(self.last_received);
+        if !self.established && now.saturating_duration_since(self.started) >= HANDSHAKE_TIMEOUT {
+            return self.finish("the peer did not answer; is it running?".to_owned());
+        }
+        if self.established && silent >= SILENCE {
+            return self.finish(format!(
+                "nothing came from the peer for {} s",
+                SILENCE.as_secs()
+            ));
+        }
+        if self.established && silent >= KEEPALIVE {
+            if let Some(secure) = &mut self.secure {
+                secure.keep_alive(now);
+            }
+        }
+        self.pump(now);
+    }
+
+    // ---- out
+
+    /// The next datagram to send, if any.
+    pub fn poll_transmit(&mut self, now: Instant) -> Option<Outgoing> {
+        if self.closed {
+            return None;
+        }
+        if let Some(outgoing) = self.poll_clear(now) {
+            return Some(outgoing);
+        }
+        let arq = self.seals_segments().then_some(&mut self.arq);
+        self.secure.as_mut()?.poll_transmit(arq, self.relay, now)
+    }
+
+    /// The next frame that came, if any.
+    pub fn poll_frame(&mut self) -> Option<Vec<u8>> {
+        self.frames.pop_front()
+    }
+
+    /// The next thing to tell, if any.
+    pub fn poll_event(&mut self) -> Option<LinkEvent> {
+        self.events.pop_front()
+    }
+
+    /// When to call [`Self::handle_timeout`] at the latest.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        if self.closed {
+            return None;
+        }
+        let watch = match (self.established, self.secure.as_ref()) {
+            (true, Some(secure)) => secure
+                .keepalive_due(self.last_received + KEEPALIVE)
+                .min(self.last_received + SILENCE),
+            _ => self.started + HANDSHAKE_TIMEOUT,
+        };
+        let secure = self.secure.as_ref().and_then(Secure::poll_timeout);
+        [Some(watch), self.closing, self.arq.poll_timeout(), secure]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    /// The link at this moment.
+    #[must_use]
+    pub fn status(&self, now: Instant) -> LinkStatus {
+        let direct = self.secure.as_ref().and_then(|secure| secure.paths.best());
+        let rtt = self
+            .secure
+            .as_ref()
+            .and_then(Secure::round_trip)
+            .or_else(|| self.arq.rtt().latest());
+        let mut counters = self.counters;
+        if let Some(secure) = &self.secure {
+            secure.count(&mut counters);
+        }
+        LinkStatus {
+            peer: self.peer.to_string(),
+            path: match (self.established, direct.is_some()) {
+                (false, _) => "handshake",
+                (true, true) => "direct",
+                (true, false) => "relayed",
+            }
+            .to_owned(),
+            address: direct.as_ref().map(|path| path.remote),
+            since_seconds: now.saturating_duration_since(self.path_since).as_secs_f64(),
+            rtt_ms: rtt.map(|rtt| rtt.as_secs_f64() * 1e3),
+            mtu: direct.as_ref().map_or(secure::RELAY_MTU, |path| path.mtu),
+            cipher: self.cipher.to_owned(),
+            epoch: self.secure.as_ref().map_or(0, Secure::epoch),
+            counters,
+            ..LinkStatus::default()
+        }
+    }
+
+    // ---- steps, in the order in which they run
+
+    /// Segments in the clear, while there are no keys on both sides.
+    fn poll_clear(&mut self, now: Instant) -> Option<Outgoing> {
+        if self.seals_segments() {
+            return None;
+        }
+        let channel = self.relay?;
+        let mut datagram = Vec::with_capacity(secure::RELAY_MTU);
+        Indices {
+            receiver: self.remote_index.unwrap_or(0),
+            sender: self.local_index,
+        }
+        .emit(&mut datagram);
+        let room = secure::RELAY_MTU - clear::HEADER;
+        self.arq
+            .poll_transmit(&mut datagram, room, now)
+            .then_some(Outgoing::Relay(channel, datagram))
+    }
+
+    /// The starter cannot know that the other side has keys before it saw a sealed datagram; the other side can.
+    const fn seals_segments(&self) -> bool {
+        self.established && (self.sealed_seen || !self.starter)
+    }
+
+    /// Moves bytes between ARQ and TLS, and takes up what came of it.
+    fn pump(&mut self, now: Instant) {
+        if self.closed {
+            return;
+        }
+        let mut bytes = Vec::new();
+        self.arq.read(&mut bytes);
+        if !bytes.is_empty() {
+            if let Err(error) = self.tls.handle_bytes(&bytes) {
+                self.flush_tls();
+                return self.finish(error.to_string());
+            }
+        }
+        if !self.established && self.tls.is_established() {
+            self.establish(now);
+        }
+        self.read_control(now);
+        self.poll_secure(now);
+        self.flush_tls();
+    }
+
+    fn flush_tls(&mut self) {
+        let mut bytes = Vec::new();
+        self.tls.poll_bytes(&mut bytes);
+        if !bytes.is_empty() && self.arq.write(&bytes) < bytes.len() {
+            self.finish("the peer does not read its control stream".to_owned());
+        }
+    }
+
+    fn establish(&mut self, now: Instant) {
+        let (Some(remote_index), Some(suite), Ok(exported)) =
+            (self.remote_index, self.tls.suite(), self.tls.export())
+        else {
+            return;
+        };
+        if self.tls.peer() != Some(self.peer) {
+            return self.finish("another key answered than the rendezvous announced".to_owned());
+        }
+        let role = if self.starter {
+            Role::Client
+        } else {
+            Role::Server
+        };
+        let indices = (self.local_index, remote_index);
+        let mut secure = Secure::new(&exported, (suite, role), indices, &mut self.rng, now);
+        secure.paths.set_local(self.candidates.clone(), now);
+        self.secure = Some(secure);
+        self.cipher = suite.name();
+        self.established = true;
+        self.path_since = now;
+        self.events.push_back(LinkEvent::Established {
+            cipher: self.cipher,
+        });
+    }
+
+    fn read_control(&mut self, now: Instant) {
+        let mut bytes = Vec::new();
+        self.tls.read(&mut bytes);
+        self.framer.push(&bytes);
+        loop {
+            match self.framer.next_message::<Control>() {
+                Ok(Some(message)) => self.handle_control(message, now),
+                Ok(None) => return,
+                Err(error) => {
+                    return self.finish(format!(
+                        "the peer sent a {error}; it may be of another version"
+                    ));
+                }
+            }
+        }
+    }
+
+    fn handle_control(&mut self, message: Control, now: Instant) {
+        match message {
+            Control::Join(join) if !self.starter => self.events.push_back(LinkEvent::Join(join)),
+            Control::Welcome(welcome) if self.starter => {
+                self.events.push_back(LinkEvent::Welcome(welcome))
+            }
+            Control::Refuse(refusal) if self.starter => {
+                self.events.push_back(LinkEvent::Refused(refusal));
+                self.finish("the hub refused to let us in".to_owned());
+            }
+            Control::Join(_) | Control::Welcome(_) | Control::Refuse(_) => {
+                self.counters.dropped_malformed += 1
+            }
+            Control::Candidates(candidates) if self.admitted => {
+                self.handle_candidates(&candidates, now)
+            }
+            Control::Candidates(candidates) => self.early = Some(candidates),
+            Control::Rekey(rekey) => self.handle_rekey(&rekey, now),
+            Control::Bye(reason) => self.finish(
+                match reason {
+                    Bye::ShuttingDown => "the peer was shut down",
+                    Bye::Disconnected => "the peer disconnected",
+                    Bye::Replaced => "the peer joined again from elsewhere",
+                }
+                .to_owned(),
+            ),
+        }
+    }
+
+    /// Both sides start checking at the same instant: the asker when the answer is there, the answerer half a round trip
+    /// after it was sent. So neither's check meets a NAT that the other has not opened yet.
+    fn handle_candidates(&mut self, candidates: &Candidates, now: Instant) {
+        let Some(secure) = &mut self.secure else {
+            return;
+        };
+        let start = if secure.paths.is_awaiting_candidates() {
+            now
+        } else {
+            now + self.arq.rtt().smoothed() / 2
+        };
+        secure.paths.handle_candidates(candidates, start, now);
+    }
+
+    fn handle_rekey(&mut self, rekey: &Rekey, now: Instant) {
+        let Some(secure) = &mut self.secure else {
+            return;
+        };
+        if let Err(error) = secure.rekeying.handle_message(rekey, now) {
+            self.finish(error.to_string());
+        }
+    }
+
+    /// Takes up what paths, pings and rekeying want said.
+    fn poll_secure(&mut self, now: Instant) {
+        let Some(secure) = &mut self.secure else {
+            return;
+        };
+        let mut messages: Vec<Control> = secure
+            .rekeying
+            .poll_message()
+            .map(Control::Rekey)
+            .into_iter()
+            .collect();
+        while let Some(event) = secure.paths.poll_event() {
+            match event {
+                PathEvent::Direct { remote, .. } => {
+                    self.arq.path_changed(now);
+                    self.path_since = now;
+                    self.events.push_back(LinkEvent::PathChanged(Some(remote)));
+                }
+                PathEvent::Lost { .. } => {
+                    self.arq.path_changed(now);
+                    self.path_since = now;
+                    self.events.push_back(LinkEvent::PathChanged(None));
+                }
+                PathEvent::WantExchange if self.admitted => {
+                    messages.push(Control::Candidates(secure.paths.local_candidates(now)));
+                }
+                PathEvent::WantExchange | PathEvent::MtuChanged { .. } => {}
+            }
+        }
+        self.events
+            .extend(std::iter::from_fn(|| secure.poll_event()));
+        for message in messages {
+            self.send_control(&message);
+        }
+    }
+
+    fn send_control(&mut self, message: &Control) {
+        match Framer::frame(message) {
+            Ok(bytes) => {
+                if let Err(error) = self.tls.write(&bytes) {
+                    self.finish(error.to_string());
+                }
+            }
+            Err(error) => self.finish(format!("a control message of our own is wrong: {error}")),
+        }
+    }
+
+    /// Ends the link after the last words had a moment to go out.
+    fn end(&mut self, now: Instant) {
+        self.closing = self.closing.or(Some(now + LINGER));
+        self.flush_tls();
+    }
+
+    fn finish(&mut self, reason: String) {
+        if !self.closed {
+            self.closed = true;
+            self.events.push_back(LinkEvent::Closed { reason });
+        }
+    }
+}
+
+/// A handshake that takes longer than this has failed.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// An idle link is asked for a sign of life this often (REQUIREMENTS B4).
+const KEEPALIVE: Duration = Duration::from_secs(5);
+/// A link on which nothing came for this long is dead (REQUIREMENTS B4).
+const SILENCE: Duration = Duration::from_secs(15);
+/// How long a link stays to get its last words through.
+const LINGER: Duration = Duration::from_millis(300);
+/// Frames that wait for the node, which takes them after every input.
+const FRAMES_MAX: usize = 1024;

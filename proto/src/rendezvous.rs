@@ -12,6 +12,9 @@
 //! The peer that opens chooses its channel's number itself (even ones; the rendezvous numbers the other end, odd), so it may
 //! send on it at once, without waiting a round trip. The rendezvous learns ids, addresses and sizes; it never holds a link
 //! key, a password or a candidate list.
+//!
+//! An address is proven before anything is relayed to it: the first by QUIC's Retry (RFC 9000, section 8.1), a new one
+//! (a NAT that forgot, another network) by `Prove` and `Proof`. Every byte: `PROTOCOL-rendezvous.md`.
 
 use std::net::SocketAddr;
 
@@ -19,17 +22,18 @@ use bincode::{Decode, Encode};
 
 use crate::identity::PeerId;
 
+pub mod client;
+pub mod observe;
+#[cfg(test)]
+mod pipe;
+mod quic;
+pub mod server;
+
+pub use crate::wire::relay::Channel;
+pub use quic::{KEEP_ALIVE, MAX_IDLE};
+
 /// The version of these messages, agreed by ALPN on the QUIC connection.
 pub const ALPN: &[u8] = b"kuguri-rendezvous/1";
-
-/// A relay channel's number: 24 bits, of meaning only between one peer and the rendezvous (as in RFC 8656, section 12).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode)]
-pub struct Channel(pub u32);
-
-impl Channel {
-    /// The largest number.
-    pub const MAX: u32 = (1 << 24) - 1;
-}
 
 /// What a peer says to the rendezvous.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
@@ -50,6 +54,11 @@ pub enum ToRendezvous {
     Close {
         /// The sender's number of it.
         channel: Channel,
+    },
+    /// The answer to [`ToPeer::Prove`]: whoever sends it reads what is sent to its new address.
+    Proof {
+        /// As in the question.
+        nonce: u64,
     },
 }
 
@@ -79,7 +88,12 @@ pub enum ToPeer {
         /// Why.
         reason: CloseReason,
     },
-    /// You are here no more: the connection ends.
+    /// Your datagrams come from another address than before: say the nonce, and what is relayed to you goes there.
+    Prove {
+        /// Drawn for this address alone.
+        nonce: u64,
+    },
+    /// You are here no more, because somebody registered with your key: the connection ends.
     Replaced,
 }
 
@@ -90,10 +104,15 @@ pub enum CloseReason {
     NotRegistered,
     /// The other end closed it.
     ClosedByPeer,
-    /// The other end's registration ended.
+    /// The registration of one of the two ends ended.
     PeerGone,
     /// A limit of the rendezvous: too many channels or requests.
     Limit,
     /// The request was not according to the rules (an odd number, one that is open, or oneself).
     Invalid,
 }
+
+#[cfg(test)]
+mod tests;
+#[cfg(test)]
+mod vectors;

@@ -10,9 +10,17 @@
 //!
 //! Everything else is refused. `wire` knows no other module of this crate but `identity` (key types).
 
+pub mod chunk;
+pub mod clear;
 pub mod codec;
 pub mod control;
 pub mod ethernet;
+pub mod relay;
+pub mod sealed;
+pub mod segment;
+pub mod stun;
+#[cfg(test)]
+pub(crate) mod vectors;
 
 /// First byte of an ARQ segment that travels in the clear (handshake only).
 pub const SEGMENT: u8 = 32;

@@ -47,7 +47,7 @@ pub fn format(duration: Duration) -> String {
         (1_000_000_000, "s"),
         (1_000_000, "ms"),
     ] {
-        if nanos > 0 && nanos % unit == 0 {
+        if nanos > 0 && nanos.is_multiple_of(unit) {
             return format!("{}{name}", nanos / unit);
         }
     }

@@ -331,3 +331,188 @@ fn backlog(time: Duration, rate: u64) -> u64 {
 const SMALLEST_MTU: usize = 68;
 /// The length field of IPv4 says no more.
 const LARGEST_PACKET: usize = 65_535;
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn packet(len: usize) -> Packet {
+        let endpoint = "192.0.2.1:1".parse().expect("an endpoint");
+        Packet::udp(endpoint, endpoint, vec![0; len - 28])
+    }
+
+    fn half() -> Probability {
+        Probability::new(0.5).expect("between 0 and 1")
+    }
+
+    /// What becomes of `count` packets, one each millisecond.
+    fn fates(link: &mut Link, count: u32, start: Instant) -> Vec<Fate> {
+        let sent = (0..count).map(|i| start + Duration::from_millis(1) * i);
+        sent.map(|now| link.send(&packet(100), now)).collect()
+    }
+
+    fn share(fates: &[Fate], is: impl Fn(&Fate) -> bool) -> f64 {
+        let count = fates.iter().filter(|fate| is(fate)).count();
+        f64::from(u32::try_from(count).expect("few"))
+            / f64::from(u32::try_from(fates.len()).expect("few"))
+    }
+
+    const LOST: Fate = Fate::Lost(LinkDrop::Loss);
+
+    #[test]
+    fn a_perfect_link_only_delays() {
+        let now = Instant::now();
+        let mut link = Link::new(LinkConfig::delay(Duration::from_millis(20)), 1);
+        let at = now + Duration::from_millis(20);
+        assert_eq!(
+            link.send(&packet(1500), now),
+            Fate::Arrives { at, copy: None }
+        );
+    }
+
+    #[test]
+    fn loss_has_the_rate_that_is_asked_for() {
+        let config = LinkConfig {
+            loss: Probability::new(0.1).expect("between 0 and 1"),
+            ..LinkConfig::default()
+        };
+        let fates = fates(&mut Link::new(config, 1), 20_000, Instant::now());
+        let lost = share(&fates, |fate| *fate == LOST);
+        assert!((0.09..0.11).contains(&lost), "{lost}");
+    }
+
+    #[test]
+    fn bursts_have_the_length_and_the_share_that_are_asked_for() {
+        let chance = |number| Probability::new(number).expect("between 0 and 1");
+        let config = LinkConfig {
+            burst_loss: Some(GilbertElliott {
+                good_to_bad: chance(0.02),
+                bad_to_good: chance(0.2),
+                good_loss: Probability::NEVER,
+                bad_loss: Probability::ALWAYS,
+            }),
+            ..LinkConfig::default()
+        };
+        let fates = fates(&mut Link::new(config, 1), 50_000, Instant::now());
+        let lost = share(&fates, |fate| *fate == LOST);
+        // The bad state's share is 0.02 / (0.02 + 0.2).
+        assert!((0.08..0.102).contains(&lost), "{lost}");
+        let starts = fates
+            .windows(2)
+            .filter(|pair| pair[0] != LOST && pair[1] == LOST)
+            .count();
+        let length = lost * 50_000.0 / f64::from(u32::try_from(starts).expect("few"));
+        assert!((4.5..5.5).contains(&length), "{length}");
+    }
+
+    #[test]
+    fn copies_and_held_back_packets_have_their_share() {
+        let config = LinkConfig {
+            duplicate: half(),
+            reorder: half(),
+            ..LinkConfig::default()
+        };
+        let now = Instant::now();
+        let mut link = Link::new(config, 1);
+        let fates: Vec<_> = (0..10_000).map(|_| link.send(&packet(100), now)).collect();
+        let copied = share(&fates, |fate| {
+            matches!(fate, Fate::Arrives { copy: Some(_), .. })
+        });
+        let held = share(
+            &fates,
+            |fate| matches!(fate, Fate::Arrives { at, .. } if *at > now),
+        );
+        assert!((0.48..0.52).contains(&copied), "{copied}");
+        assert!((0.48..0.52).contains(&held), "{held}");
+    }
+
+    #[test]
+    fn a_slow_link_sends_one_after_the_other_and_has_a_short_queue() {
+        let config = LinkConfig {
+            rate: Some(8_000_000),
+            queue: 2000,
+            ..LinkConfig::default()
+        };
+        let (now, mut link) = (Instant::now(), Link::new(config, 1));
+        let at = |millis| Fate::Arrives {
+            at: now + Duration::from_millis(millis),
+            copy: None,
+        };
+        assert_eq!(link.send(&packet(1000), now), at(1));
+        assert_eq!(link.send(&packet(1000), now), at(2));
+        assert_eq!(
+            link.send(&packet(1000), now),
+            Fate::Lost(LinkDrop::QueueFull)
+        );
+        let later = now + Duration::from_millis(1);
+        assert_eq!(link.send(&packet(1000), later), at(3));
+    }
+
+    #[test]
+    fn what_is_too_big_is_said_or_vanishes_or_goes_in_pieces() {
+        let (now, config) = (
+            Instant::now(),
+            LinkConfig {
+                mtu: 1280,
+                ..LinkConfig::default()
+            },
+        );
+        let mut link = Link::new(config.clone(), 1);
+        assert_eq!(link.send(&packet(1281), now), Fate::TooBig { mtu: 1280 });
+        assert_eq!(link.too_big(&packet(1281)), Some(1280));
+        assert!(matches!(
+            link.send(&packet(1280), now),
+            Fate::Arrives { .. }
+        ));
+        let mut fragmentable = packet(1281);
+        fragmentable.dont_fragment = false;
+        assert!(matches!(
+            link.send(&fragmentable, now),
+            Fate::Arrives { .. }
+        ));
+        let mut link = Link::new(
+            LinkConfig {
+                black_hole: true,
+                ..config
+            },
+            1,
+        );
+        assert_eq!(
+            link.send(&packet(1281), now),
+            Fate::Lost(LinkDrop::BlackHole)
+        );
+        assert_eq!(link.too_big(&packet(1281)), None);
+    }
+
+    #[test]
+    fn files_say_links_in_words() {
+        let text = "delay = '20ms'\nloss = 0.01\nrate = 10000000\n[burst-loss]\ngood-to-bad = 0.1\nbad-to-good = 0.5";
+        let config: LinkConfig = toml::from_str(text).expect("a good file");
+        assert_eq!(config.delay, Duration::from_millis(20));
+        assert_eq!(
+            config.burst_loss.map(|bursts| bursts.bad_loss),
+            Some(Probability::ALWAYS)
+        );
+        let written = toml::to_string(&config).expect("writable");
+        assert_eq!(toml::from_str(&written), Ok(config));
+        let error = toml::from_str::<LinkConfig>("loss = 10").expect_err("too much");
+        assert!(error.to_string().contains("between 0 and 1"), "{error}");
+    }
+
+    proptest! {
+        #[test]
+        fn one_seed_one_fate_and_in_order_unless_reordered(seed: u64, jitter in 0u64..50, rate in prop::option::of(100_000u64..10_000_000)) {
+            let config = LinkConfig { jitter: Duration::from_millis(jitter), rate, loss: half(), ..LinkConfig::default() };
+            let start = Instant::now();
+            let first = fates(&mut Link::new(config.clone(), seed), 50, start);
+            prop_assert_eq!(&first, &fates(&mut Link::new(config, seed), 50, start));
+            let arrivals: Vec<_> = first.iter().filter_map(|fate| match fate {
+                Fate::Arrives { at, .. } => Some(*at),
+                Fate::Lost(_) | Fate::TooBig { .. } => None,
+            }).collect();
+            prop_assert!(arrivals.is_sorted());
+        }
+    }
+}

@@ -320,7 +320,11 @@ impl Nat {
 const fn untranslatable(body: &Body) -> DropReason {
     match body {
         Body::Fragment { .. } => DropReason::Fragment,
-        _ => DropReason::Protocol,
+        Body::Udp { .. }
+        | Body::Tcp { .. }
+        | Body::IcmpEcho { .. }
+        | Body::IcmpError { .. }
+        | Body::Other { .. } => DropReason::Protocol,
     }
 }
 
@@ -339,3 +343,6 @@ impl fmt::Display for DropReason {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

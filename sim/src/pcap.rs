@@ -33,3 +33,28 @@ pub fn write<'a>(packets: impl IntoIterator<Item = &'a Captured>) -> Vec<u8> {
 const MAGIC_NANOSECONDS: u32 = 0xa1b2_3c4d;
 /// The packet starts with its IP header.
 const LINKTYPE_RAW: u32 = 101;
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::packet::Packet;
+
+    #[test]
+    fn the_file_is_as_the_format_says() {
+        let endpoint = "192.0.2.1:1".parse().expect("an endpoint");
+        let captured = Captured {
+            at: Duration::new(7, 9),
+            packet: Packet::udp(endpoint, endpoint, vec![1, 2, 3]),
+        };
+        let file = write([&captured]);
+        assert_eq!(file[..4], [0x4d, 0x3c, 0xb2, 0xa1]);
+        assert_eq!(file[20..24], [101, 0, 0, 0]);
+        assert_eq!(
+            file[24..40],
+            [7, 0, 0, 0, 9, 0, 0, 0, 31, 0, 0, 0, 31, 0, 0, 0]
+        );
+        assert_eq!(Packet::parse(&file[40..]), Ok(captured.packet));
+    }
+}

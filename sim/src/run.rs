@@ -106,6 +106,11 @@ impl<H: Host> Simulation<H> {
         Some(slot.host)
     }
 
+    /// How many steps may be taken at one instant before a run gives up; at first a million.
+    pub const fn set_step_limit(&mut self, steps: u32) {
+        self.step_limit = steps;
+    }
+
     /// The virtual clock.
     #[must_use]
     pub const fn now(&self) -> Instant {
@@ -242,3 +247,128 @@ impl<H: Host> Simulation<H> {
 
 /// Far more than any instant needs.
 const STEP_LIMIT: u32 = 1_000_000;
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::network::Access;
+
+    /// Sends one packet a second to its peer, and counts what comes.
+    struct Beacon {
+        own: SocketAddr,
+        peer: SocketAddr,
+        next: Instant,
+        due: bool,
+        got: u32,
+        /// A bug that the run must survive.
+        stuck: bool,
+    }
+
+    impl Host for Beacon {
+        fn handle_packet(&mut self, _: Packet, _: Instant) {
+            self.got += 1;
+        }
+
+        fn poll_packet(&mut self, _: Instant) -> Option<Packet> {
+            std::mem::take(&mut self.due).then(|| Packet::udp(self.own, self.peer, vec![0; 8]))
+        }
+
+        fn poll_timeout(&self) -> Option<Instant> {
+            Some(self.next)
+        }
+
+        fn handle_timeout(&mut self, now: Instant) {
+            if !self.stuck && self.next <= now {
+                self.due = true;
+                self.next = now + Duration::from_secs(1);
+            }
+        }
+    }
+
+    fn pair() -> (Simulation<Beacon>, [HostId; 2]) {
+        let start = Instant::now();
+        let mut network = Network::new(1, start);
+        let ends: [SocketAddr; 2] =
+            ["198.51.100.1:1", "198.51.100.2:2"].map(|text| text.parse().expect("an endpoint"));
+        let ids = ends.map(|end| {
+            let host = network.add_host();
+            let access = Access::delay(Duration::from_millis(10));
+            network
+                .attach(host, Network::INTERNET, &[end.ip()], access)
+                .expect("a free address");
+            host
+        });
+        let mut simulation = Simulation::new(network, start);
+        for (id, (own, peer)) in ids
+            .into_iter()
+            .zip([(ends[0], ends[1]), (ends[1], ends[0])])
+        {
+            let beacon = Beacon {
+                own,
+                peer,
+                next: start,
+                due: false,
+                got: 0,
+                stuck: false,
+            };
+            simulation.insert(id, beacon);
+        }
+        (simulation, ids)
+    }
+
+    fn got(simulation: &Simulation<Beacon>, id: HostId) -> u32 {
+        simulation.host(id).expect("a host").got
+    }
+
+    #[test]
+    fn an_hour_passes_at_once() {
+        let (mut simulation, [a, b]) = pair();
+        let end = simulation.now() + Duration::from_hours(1);
+        simulation.run_until(end).expect("no spinning");
+        assert_eq!(simulation.now(), end);
+        // The last ones are on their way.
+        assert_eq!((got(&simulation, a), got(&simulation, b)), (3600, 3600));
+    }
+
+    #[test]
+    fn a_run_stops_where_something_is_found() {
+        let (mut simulation, [a, _]) = pair();
+        let start = simulation.now();
+        let found =
+            simulation.run_until_some(start + Duration::from_hours(1), |run| got(run, a) == 3);
+        assert_eq!(found, Ok(true));
+        assert_eq!(simulation.now(), start + Duration::from_millis(2020));
+        let found =
+            simulation.run_until_some(start + Duration::from_secs(5), |run| got(run, a) == 99);
+        assert_eq!(
+            (found, simulation.now()),
+            (Ok(false), start + Duration::from_secs(5))
+        );
+    }
+
+    #[test]
+    fn a_change_from_outside_is_seen_at_once_and_removed_hosts_are_silent() {
+        let (mut simulation, [a, b]) = pair();
+        simulation.host_mut(a).expect("a host").due = true;
+        let start = simulation.now();
+        simulation.remove(b);
+        simulation
+            .run_until(start + Duration::from_millis(500))
+            .expect("no spinning");
+        assert_eq!(got(&simulation, a), 0);
+        assert!(!simulation.host(a).expect("a host").due);
+    }
+
+    #[test]
+    fn a_host_that_stops_the_clock_is_named() {
+        let (mut simulation, [_, b]) = pair();
+        simulation.set_step_limit(1000);
+        simulation.host_mut(b).expect("a host").stuck = true;
+        let end = simulation.now() + Duration::from_secs(1);
+        let error = simulation.run_until(end).expect_err("it spins");
+        assert_eq!(error.host, b);
+    }
+}

@@ -1,1 +1,3 @@
-//! Claims about two or more nodes, or real processes.
+//! Claims about two or more nodes, or real processes; here is what the claims share.
+
+pub mod world;

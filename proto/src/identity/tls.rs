@@ -26,11 +26,25 @@ pub fn provider() -> Arc<CryptoProvider> {
 /// (first use: the caller asks [`peer_id`] afterwards and keeps it).
 #[must_use]
 pub fn client_config(identity: &Identity, server: Option<PeerId>, alpn: &[&[u8]]) -> ClientConfig {
+    client_config_noting(identity, server, alpn, Arc::default())
+}
+
+/// As [`client_config`], and notes in `shown` which key the server showed first, so that a refusal can name it.
+#[must_use]
+pub fn client_config_noting(
+    identity: &Identity,
+    server: Option<PeerId>,
+    alpn: &[&[u8]],
+    shown: Arc<OnceLock<PeerId>>,
+) -> ClientConfig {
     let mut config = ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13])
         .expect("the back end has TLS 1.3")
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(Pinned { expected: server }))
+        .with_custom_certificate_verifier(Arc::new(Pinned {
+            expected: server,
+            shown,
+        }))
         .with_client_cert_resolver(Arc::new(AlwaysResolvesClientRawPublicKeys::new(
             identity.certified_key(),
         )));
@@ -46,7 +60,10 @@ pub fn server_config(identity: &Identity, alpn: &[&[u8]]) -> ServerConfig {
     let mut config = ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13])
         .expect("the back end has TLS 1.3")
-        .with_client_cert_verifier(Arc::new(Pinned { expected: None }))
+        .with_client_cert_verifier(Arc::new(Pinned {
+            expected: None,
+            shown: Arc::default(),
+        }))
         .with_cert_resolver(Arc::new(AlwaysResolvesServerRawPublicKeys::new(
             identity.certified_key(),
         )));
@@ -71,6 +88,8 @@ pub fn no_name() -> ServerName<'static> {
 #[derive(Debug)]
 struct Pinned {
     expected: Option<PeerId>,
+    /// The first key that a server showed.
+    shown: Arc<OnceLock<PeerId>>,
 }
 
 impl Pinned {
@@ -109,6 +128,9 @@ impl ServerCertVerifier for Pinned {
         _ocsp_response: &[u8],
         _now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
+        if let Some(shown) = PeerId::from_spki(end_entity) {
+            self.shown.get_or_init(|| shown);
+        }
         self.check(end_entity)
             .map(|()| ServerCertVerified::assertion())
     }

@@ -54,7 +54,7 @@ pub struct LinkStatus {
     /// Smoothed round trip in milliseconds, once measured.
     pub rtt_ms: Option<f64>,
     /// The largest datagram in bytes (UDP payload) that the path is proved to carry.
-    pub mtu: u16,
+    pub mtu: usize,
     /// "AES-256-GCM" or "ChaCha20-Poly1305".
     pub cipher: String,
     /// The key epoch.

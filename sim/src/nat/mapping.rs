@@ -75,6 +75,11 @@ impl Mappings {
         self.table.mappings.len()
     }
 
+    #[cfg(test)]
+    pub(super) fn timers(&self) -> usize {
+        self.table.timers()
+    }
+
     pub(super) fn sessions(&self) -> usize {
         self.table.sessions.len()
     }

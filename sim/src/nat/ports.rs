@@ -134,3 +134,76 @@ const WORDS: usize = 65_536 / 64;
 const RANDOM_TRIES: usize = 16;
 /// The same for the sequence.
 const SEQUENCE_TRIES: usize = 64;
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+    use rand::SeedableRng;
+
+    use super::*;
+
+    fn config(allocation: Allocation, first: u16, last: u16, step: i32) -> PortConfig {
+        PortConfig {
+            allocation,
+            fallback: Allocation::Preserving,
+            first,
+            last,
+            step,
+        }
+    }
+
+    #[test]
+    fn a_preserved_port_is_the_inside_one_or_what_the_fallback_says() {
+        let mut rng = StdRng::seed_from_u64(1);
+        let mut config = config(Allocation::Preserving, 1024, 65535, 1);
+        let mut pool = PortPool::new(&config, &mut rng);
+        assert_eq!(pool.allocate(4000, &config, &mut rng), Some(4000));
+        assert_eq!(pool.allocate(4000, &config, &mut rng), None);
+        assert_eq!(pool.allocate(80, &config, &mut rng), None);
+        config.fallback = Allocation::Random;
+        let other = pool.allocate(4000, &config, &mut rng).expect("room");
+        assert!(other >= 1024 && other != 4000);
+        pool.release(4000);
+        assert_eq!(pool.allocate(4000, &config, &mut rng), Some(4000));
+    }
+
+    #[test]
+    fn a_sequence_steps_over_what_is_taken_and_around_the_end() {
+        let mut rng = StdRng::seed_from_u64(1);
+        let config = config(Allocation::Sequential, 2000, 2009, -2);
+        let mut pool = PortPool::new(&config, &mut rng);
+        let ports: Vec<_> = (0..5)
+            .filter_map(|_| pool.allocate(9, &config, &mut rng))
+            .collect();
+        for pair in ports.windows(2) {
+            assert_eq!((pair[0] + 10 - pair[1]) % 10, 2, "{ports:?}");
+        }
+        // Its own five are taken; the others are found, too.
+        let more: BTreeSet<_> = (0..5)
+            .filter_map(|_| pool.allocate(9, &config, &mut rng))
+            .collect();
+        assert_eq!(more.len(), 5);
+        assert_eq!(pool.allocate(9, &config, &mut rng), None);
+    }
+
+    proptest! {
+        #[test]
+        fn every_port_is_given_once(first in 1u16..300, size in 0u16..200, step in prop_oneof![-70i32..-1, 1i32..70], which in 0usize..3, seed: u64) {
+            let mut rng = StdRng::seed_from_u64(seed);
+            let mut config = config(Allocation::ALL[which], first, first + size, step);
+            config.fallback = Allocation::Sequential;
+            let mut pool = PortPool::new(&config, &mut rng);
+            let mut given = BTreeSet::new();
+            for inside in 0..=size {
+                let port = pool.allocate(inside, &config, &mut rng).expect("not all are taken");
+                prop_assert!((first..=first + size).contains(&port));
+                prop_assert!(given.insert(port), "{port} twice");
+            }
+            prop_assert_eq!(pool.allocate(first, &config, &mut rng), None);
+            pool.release(first);
+            prop_assert_eq!(pool.allocate(first, &config, &mut rng), Some(first));
+        }
+    }
+}

@@ -224,6 +224,24 @@ impl Table {
 
     pub(super) fn schedule(&mut self, what: Timed, at: Instant) {
         self.due.push(Reverse((at, what)));
+        if self.due.len() > 8 * (self.mappings.len() + self.sessions.len()) + 1024 {
+            self.forget_gone();
+        }
+    }
+
+    /// Where entries come and go faster than their timers, those of the gone ones must not pile up.
+    fn forget_gone(&mut self) {
+        let (mappings, sessions) = (&self.mappings, &self.sessions);
+        self.due.retain(|Reverse((_, what))| match what {
+            Timed::Mapping(id) => mappings.contains_key(id),
+            Timed::Session(id) => sessions.contains_key(id),
+        });
+    }
+
+    /// How many timers are kept.
+    #[cfg(test)]
+    pub(super) fn timers(&self) -> usize {
+        self.due.len()
     }
 
     /// What may be due by now.

@@ -123,12 +123,8 @@ impl Log {
         self.logging != Logging::Off
     }
 
-    pub(super) fn push(&mut self, at: Duration, event: Event, packet: &Packet) {
-        let entry = Entry {
-            at,
-            event,
-            packet: Summary::of(packet),
-        };
+    pub(super) fn push(&mut self, at: Duration, event: Event, packet: Summary) {
+        let entry = Entry { at, event, packet };
         let _never_fails = writeln!(self.hash, "{entry}");
         self.count += 1;
         if self.logging == Logging::Lines && self.entries.len() < MAX_ENTRIES {
@@ -211,7 +207,7 @@ impl fmt::Display for Cause {
 }
 
 impl Summary {
-    fn of(packet: &Packet) -> Self {
+    pub(super) fn of(packet: &Packet) -> Self {
         let (source, destination) = (packet.source, packet.destination);
         let what = match (&packet.body, packet.flow()) {
             (_, Some(flow)) => What::Flow(flow),

@@ -1,0 +1,190 @@
+//! Questions to a running process: one unix socket each, `STATE/run/NAME.sock`, for its own user and root.
+//!
+//! ```text
+//!   kuguri status ──▶ {"verb":"status"}\n                 ──▶ kuguri connect
+//!                 ◀── {"name":…,"node":{…}}\n             ◀──
+//!   kuguri ping   ──▶ {"verb":"ping","peer":"home"}\n     ──▶
+//!                 ◀── {"peer":…,"ms":21.4,"path":"direct"}\n or {"peer":…,"lost":true}\n or {"error":"…"}\n
+//! ```
+//!
+//! One JSON object per line each way, any number of questions one after another. What a question means is decided by
+//! [`crate::driver`]; here they are only carried.
+
+use std::io;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt};
+use tokio::sync::oneshot;
+
+mod client;
+mod server;
+
+pub use client::{Process, processes};
+pub use server::{Listener, listen};
+
+/// A question.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "verb", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Request {
+    /// How are you?
+    Status,
+    /// How far is it to a peer?
+    Ping {
+        /// Its key, the beginning of its key, or its machine's name; nothing when there is only one.
+        peer: Option<String>,
+    },
+    /// (Hub) admit members with this token, 32 hexadecimal digits, from now on.
+    AddToken {
+        /// The token.
+        token: String,
+    },
+}
+
+/// A question that waits for its answer.
+#[derive(Debug)]
+pub struct Asked {
+    /// The question.
+    pub request: Request,
+    /// Where the answer goes; dropped, the one who asks gets an error.
+    pub answer: oneshot::Sender<Value>,
+}
+
+/// Why a question or its answer did not get through.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum AdminError {
+    /// The system refuses the socket.
+    #[error("the socket {}: {error}", path.display())]
+    Socket {
+        /// Its path; the system takes at most 107 bytes.
+        path: PathBuf,
+        /// What the system said.
+        error: io::Error,
+    },
+    /// The process went away, or does not speak.
+    #[error("{0} does not answer; is it just ending?")]
+    Silent(String),
+    /// Its answer is not what this version understands.
+    #[error("{0} answers in another way; its version may be another one, restart it")]
+    Strange(String),
+}
+
+/// The next line, without its end; `None` at the end, or when it is longer than anything we say.
+async fn read_line(stream: &mut (impl AsyncBufRead + Unpin), most: u64) -> Option<Vec<u8>> {
+    let mut line = Vec::new();
+    stream.take(most).read_until(b'\n', &mut line).await.ok()?;
+    if line.pop() == Some(b'\n') {
+        Some(line)
+    } else {
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use serde_json::json;
+
+    use super::*;
+    use crate::config::state::State;
+
+    fn state() -> (tempfile::TempDir, State) {
+        let dir = tempfile::tempdir().expect("a directory");
+        let state = State::open(Some(dir.path())).expect("makes it");
+        (dir, state)
+    }
+
+    #[tokio::test]
+    async fn a_question_goes_there_and_its_answer_back() {
+        let (_dir, state) = state();
+        let (listener, mut asked) = listen(&state, "hub-office").expect("listens");
+        let mode = std::fs::metadata(listener.path())
+            .expect("there")
+            .permissions()
+            .mode();
+        assert_eq!(mode & 0o777, 0o600);
+        tokio::spawn(async move {
+            while let Some(Asked { request, answer }) = asked.recv().await {
+                let _ = answer.send(json!({ "asked": request }));
+            }
+        });
+        let mut live = processes(&state).await.expect("lists");
+        assert_eq!(live.len(), 1);
+        assert_eq!(live[0].name(), "hub-office");
+        let ping = Request::Ping {
+            peer: Some("home".into()),
+        };
+        for request in [Request::Status, ping] {
+            let answer = live[0].ask(&request).await.expect("answers");
+            assert_eq!(answer, json!({ "asked": request }));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_stale_socket_is_skipped_and_removed() {
+        let (_dir, state) = state();
+        let path = state.run().join("hub-old.sock");
+        drop(std::os::unix::net::UnixListener::bind(&path).expect("binds"));
+        assert!(path.exists());
+        assert!(processes(&state).await.expect("lists").is_empty());
+        assert!(!path.exists());
+    }
+
+    #[tokio::test]
+    async fn the_socket_goes_with_its_process() {
+        let (_dir, state) = state();
+        let (listener, _asked) = listen(&state, "hub-office").expect("listens");
+        let path = listener.path().to_owned();
+        drop(listener);
+        assert!(!path.exists());
+    }
+
+    #[tokio::test]
+    async fn garbage_gets_an_error_and_nobody_is_asked() {
+        use tokio::io::AsyncWriteExt;
+        let (_dir, state) = state();
+        let (listener, mut asked) = listen(&state, "hub-office").expect("listens");
+        let mut stream = tokio::net::UnixStream::connect(listener.path())
+            .await
+            .expect("connects");
+        stream
+            .write_all(b"\xff\xfe{]\n{\"verb\":\"fly\"}\n")
+            .await
+            .expect("writes");
+        let mut stream = tokio::io::BufReader::new(stream);
+        for _ in 0..2 {
+            let line = read_line(&mut stream, 4096).await.expect("an answer");
+            let answer: Value = serde_json::from_slice(&line).expect("an object");
+            assert!(answer["error"].is_string(), "{answer}");
+        }
+        assert!(asked.try_recv().is_err());
+    }
+
+    #[tokio::test]
+    async fn an_endless_line_ends_the_conversation() {
+        use tokio::io::AsyncWriteExt;
+        let (_dir, state) = state();
+        let (listener, _asked) = listen(&state, "hub-office").expect("listens");
+        let stream = tokio::net::UnixStream::connect(listener.path())
+            .await
+            .expect("connects");
+        let (read, mut write) = stream.into_split();
+        // The other side may close while we still write.
+        let _ = write.write_all(&[b'x'; 100_000]).await;
+        let mut read = tokio::io::BufReader::new(read);
+        assert_eq!(read_line(&mut read, 4096).await, None);
+    }
+
+    #[tokio::test]
+    async fn a_process_that_drops_the_question_is_silent() {
+        let (_dir, state) = state();
+        let (_listener, mut asked) = listen(&state, "hub-office").expect("listens");
+        tokio::spawn(async move { while asked.recv().await.is_some() {} });
+        let mut live = processes(&state).await.expect("lists");
+        let answer = live[0].ask(&Request::Status).await.expect("an answer");
+        assert!(answer["error"].is_string());
+    }
+}

@@ -1,0 +1,127 @@
+//! The side that is asked.
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::io::{AsyncWriteExt, BufReader};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::task::JoinHandle;
+
+use super::{AdminError, Asked, Request, read_line};
+use crate::config::state::State;
+
+/// A socket that listens; dropped, it is removed.
+#[derive(Debug)]
+pub struct Listener {
+    path: PathBuf,
+    task: JoinHandle<()>,
+}
+
+impl Listener {
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        self.task.abort();
+        // If somebody has removed it already, good.
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+/// Listens for questions to the process `name`, whose lock the caller holds.
+///
+/// # Errors
+/// When the system refuses the socket.
+pub fn listen(state: &State, name: &str) -> Result<(Listener, mpsc::Receiver<Asked>), AdminError> {
+    let path = state.run().join(format!("{name}.sock"));
+    // Left by a process that was killed: the lock says that none is running.
+    let _ = fs::remove_file(&path);
+    let wrap = |error| AdminError::Socket {
+        path: path.clone(),
+        error,
+    };
+    let socket = UnixListener::bind(&path).map_err(wrap)?;
+    fs::set_permissions(&path, Permissions::from_mode(0o600)).map_err(wrap)?;
+    let (questions, asked) = mpsc::channel(QUESTIONS);
+    let task = tokio::spawn(accept(socket, questions));
+    Ok((Listener { path, task }, asked))
+}
+
+async fn accept(socket: UnixListener, questions: mpsc::Sender<Asked>) {
+    let places = Arc::new(Semaphore::new(CONVERSATIONS));
+    loop {
+        let Ok(place) = Arc::clone(&places).acquire_owned().await else {
+            return;
+        };
+        match socket.accept().await {
+            Ok((stream, _)) if may_ask(&stream) => {
+                let questions = questions.clone();
+                tokio::spawn(async move {
+                    converse(stream, questions).await;
+                    drop(place);
+                });
+            }
+            Ok(_) => {}
+            // Out of descriptors, mostly: others may give some back.
+            Err(_) => tokio::time::sleep(PAUSE).await,
+        }
+    }
+}
+
+/// The file's mode says the same; this also holds when somebody has changed that.
+fn may_ask(stream: &UnixStream) -> bool {
+    let own = nix::unistd::geteuid().as_raw();
+    stream
+        .peer_cred()
+        .is_ok_and(|peer| peer.uid() == own || peer.uid() == 0)
+}
+
+async fn converse(stream: UnixStream, questions: mpsc::Sender<Asked>) {
+    let mut stream = BufReader::new(stream);
+    while let Ok(Some(line)) =
+        tokio::time::timeout(PATIENCE, read_line(&mut stream, LONGEST_QUESTION)).await
+    {
+        let answer = answer(&line, &questions).await;
+        if stream
+            .write_all(format!("{answer}\n").as_bytes())
+            .await
+            .is_err()
+        {
+            return;
+        }
+    }
+}
+
+async fn answer(line: &[u8], questions: &mpsc::Sender<Asked>) -> Value {
+    let request = match serde_json::from_slice::<Request>(line) {
+        Ok(request) => request,
+        Err(error) => return json!({ "error": format!("not a question: {error}") }),
+    };
+    let (answer, answered) = oneshot::channel();
+    let ending = || json!({ "error": "the process is ending" });
+    if questions.send(Asked { request, answer }).await.is_err() {
+        return ending();
+    }
+    answered.await.unwrap_or_else(|_| ending())
+}
+
+/// Questions that wait for the loop.
+const QUESTIONS: usize = 16;
+/// Conversations at the same time.
+const CONVERSATIONS: usize = 16;
+/// Bytes of a question.
+const LONGEST_QUESTION: u64 = 4096;
+/// How long somebody may be connected without asking.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Before the next attempt to accept.
+const PAUSE: Duration = Duration::from_millis(100);

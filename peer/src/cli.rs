@@ -1,0 +1,107 @@
+//! The command line: flags as written, resolved into what the rest of the program sees; one verb per file.
+//!
+//! Exit codes: 0 done, 2 the flags make no sense, 1 everything else. An error is one sentence on stderr.
+
+use std::io::{IsTerminal, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Instant;
+
+use clap::{Parser, Subcommand};
+
+use crate::config::state::State;
+
+mod connect;
+mod invite;
+mod ping;
+mod serve;
+mod start;
+mod status;
+mod table;
+
+/// A virtual Ethernet that passes through NATs and firewalls.
+///
+/// Three machines, three commands:
+///
+///   VPS     $ kuguri rendezvous
+///   Office  $ kuguri serve office --rendezvous vps.example
+///   Home    $ sudo kuguri connect kuguri://…
+///
+/// Only `connect` needs a privilege, for the virtual LAN card that it makes.
+#[derive(Debug, Parser)]
+#[command(name = "kuguri", version, verbatim_doc_comment, max_term_width = 100)]
+struct Arguments {
+    /// Where keys, tokens and the sockets of running processes are kept
+    ///
+    /// Without it: $XDG_STATE_HOME/kuguri, or /var/lib/kuguri for root, or ~/.local/state/kuguri.
+    #[arg(long, global = true, env = "KUGURI_STATE", value_name = "DIR")]
+    state: Option<PathBuf>,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    Serve(serve::Flags),
+    Connect(connect::Flags),
+    Invite(invite::Flags),
+    Status(status::Flags),
+    Ping(ping::Flags),
+}
+
+/// Reads the arguments of the process and does what they say.
+#[must_use]
+pub fn main() -> ExitCode {
+    let started = Instant::now();
+    let arguments = Arguments::parse();
+    log_to_stderr();
+    match run(arguments, started) {
+        Ok(code) => code,
+        Err(error) => {
+            // Without a stderr there is nobody to tell.
+            let _ = writeln!(anstream::stderr(), "error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: Arguments, started: Instant) -> anyhow::Result<ExitCode> {
+    let state = || State::open(arguments.state.as_deref());
+    match arguments.verb {
+        Verb::Serve(flags) => serve::run(flags, &state()?, started),
+        Verb::Connect(flags) => connect::run(flags, &state()?, started),
+        Verb::Invite(flags) => invite::run(&flags, &state()?),
+        Verb::Status(flags) => status::run(&flags, &state()?),
+        Verb::Ping(flags) => ping::run(&flags, &state()?),
+    }
+}
+
+/// Runs `work` on one thread; what still blocks at its end (a name that does not resolve) is not waited for.
+fn block_on<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let result = runtime.block_on(work);
+    runtime.shutdown_background();
+    result
+}
+
+/// One line of result. A reader that went away is no error of ours.
+fn print(line: &str) {
+    let mut out = anstream::stdout();
+    let _ = writeln!(out, "{line}").and_then(|()| out.flush());
+}
+
+/// What the modules log, for who looks for a fault: KUGURI_LOG=debug, or trace, or kuguri_proto::link=trace.
+fn log_to_stderr() {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("KUGURI_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("error"));
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .try_init();
+}
+
+#[cfg(test)]
+mod tests;

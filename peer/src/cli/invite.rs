@@ -1,0 +1,93 @@
+//! `kuguri invite`: shows a hub's invite again, or makes another one.
+
+use std::process::ExitCode;
+
+use anyhow::{Context, bail};
+use serde_json::json;
+
+use super::serve::{hub_name, make_invite, remembered};
+use crate::admin::{self, Request};
+use crate::config::hub::{HubFile, Token};
+use crate::config::key;
+use crate::config::state::State;
+use crate::output::stdout_is_terminal;
+use crate::qr;
+
+/// Show a hub's invite again, or make a new one
+///
+///   $ kuguri invite                # of the only hub here
+///   $ kuguri invite office --new   # another token; those before stay good
+///
+/// Whoever has an invite may join, so give it away as you would a password.
+#[derive(Debug, clap::Args)]
+#[command(verbatim_doc_comment)]
+pub(super) struct Flags {
+    /// The hub; needed when this state directory has several
+    #[arg(value_parser = hub_name)]
+    name: Option<String>,
+    /// Make a new token; a hub that runs takes it at once
+    #[arg(long)]
+    new: bool,
+    /// Show it as a QR code too, also when stdout is no terminal
+    #[arg(long)]
+    qr: bool,
+    /// One JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn run(flags: &Flags, state: &State) -> anyhow::Result<ExitCode> {
+    let name = match &flags.name {
+        Some(name) => name.clone(),
+        None => only_hub(state)?,
+    };
+    let path = state.file(&format!("hub-{name}.toml"));
+    let mut file = HubFile::open(&path)?
+        .with_context(|| format!("there is no hub {name} here; `kuguri serve {name}` makes it"))?;
+    if flags.new {
+        add_token(state, &name, &mut file)?;
+    }
+    let identity = key::load_or_create(&state.file(&format!("hub-{name}.key")), "the hub's key")?;
+    let invite = make_invite(identity.id(), &name, &remembered(&file)?, &file)?;
+    if flags.json {
+        super::print(&json!({ "hub": name, "invite": invite }).to_string());
+        return Ok(ExitCode::SUCCESS);
+    }
+    if flags.qr || stdout_is_terminal() {
+        super::print(&qr::picture(&invite).context("the invite is too long for a QR code")?);
+    }
+    super::print(&invite);
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Into the file first: a hub that starts just now reads it there.
+fn add_token(state: &State, name: &str, file: &mut HubFile) -> anyhow::Result<()> {
+    let token = Token(rand::random());
+    file.add_token(token.0)?;
+    let request = Request::AddToken {
+        token: token.into(),
+    };
+    let process = format!("hub-{name}");
+    super::block_on(async {
+        for mut running in admin::processes(state).await? {
+            if running.name() == process {
+                running.ask(&request).await?;
+            }
+        }
+        Ok(())
+    })
+}
+
+fn only_hub(state: &State) -> anyhow::Result<String> {
+    let mut hubs = state.names("hub-", ".toml")?;
+    match (hubs.pop(), hubs.is_empty()) {
+        (Some(hub), true) => Ok(hub),
+        (None, _) => bail!("there is no hub here; `kuguri serve NAME --rendezvous HOST` makes one"),
+        (Some(last), false) => {
+            bail!(
+                "several hubs are here; say which: {}, {last}",
+                hubs.join(", ")
+            )
+        }
+    }
+}

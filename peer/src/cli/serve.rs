@@ -1,0 +1,220 @@
+//! `kuguri serve`: hosts a hub.
+
+use std::net::Ipv4Addr;
+use std::process::ExitCode;
+use std::time::Instant;
+
+use anyhow::{Context, anyhow};
+use kuguri_proto::identity::PeerId;
+use kuguri_proto::invite::{Invite, RendezvousRef};
+use kuguri_proto::node::{Event, HubConfig, Role};
+
+use super::start::{self, Start};
+use crate::config::address::HostPort;
+use crate::config::hub::HubFile;
+use crate::config::key;
+use crate::config::state::State;
+use crate::driver::Observe;
+use crate::known::{Known, Source};
+use crate::output::{Output, Saying, stdout_is_terminal};
+
+/// Host a hub: a virtual Ethernet switch that members connect to
+///
+/// Prints an invite: one line, which is all that a member needs. Needs no privilege, no port forwarding and no address
+/// of its own; it runs until Ctrl-C.
+///
+///   $ kuguri serve office --rendezvous vps.example
+///   $ kuguri serve office --rendezvous 192.0.2.1:7777 --address 10.9.0.1/24
+///   $ kuguri serve office > invite.txt          # the rendezvous is remembered
+///
+/// The hub's key is kept, so that an invite stays good over restarts.
+#[derive(Debug, clap::Args)]
+#[command(verbatim_doc_comment)]
+pub(super) struct Flags {
+    /// The hub's name, for people: letters, digits, '-', '_' and '.'
+    #[arg(value_parser = hub_name)]
+    pub(super) name: String,
+    /// The public server to register at [default: the one of last time; port 7777]
+    #[arg(long, value_name = "HOST[:PORT]")]
+    pub(super) rendezvous: Option<HostPort>,
+    /// The key that the rendezvous must show, as it prints it at its start
+    ///
+    /// Without it the first key is trusted, kept, and another one refused later.
+    #[arg(long, value_name = "KEY")]
+    pub(super) rendezvous_key: Option<PeerId>,
+    /// The hub's own address and prefix length; members get addresses of the same network
+    #[arg(long, value_name = "ADDRESS/PREFIX", default_value = "192.168.30.1/24", value_parser = network)]
+    pub(super) address: (Ipv4Addr, u8),
+    /// A fixed UDP port; a free one otherwise
+    #[arg(
+        long,
+        value_name = "PORT",
+        default_value_t = 0,
+        hide_default_value = true
+    )]
+    pub(super) port: u16,
+    /// Show the invite as a QR code too, also when stdout is no terminal
+    #[arg(long)]
+    pub(super) qr: bool,
+    /// One JSON object per event on stdout
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+pub(super) fn run(flags: Flags, state: &State, started: Instant) -> anyhow::Result<ExitCode> {
+    let name = format!("hub-{}", flags.name);
+    let _lock = state.lock(&name)?;
+    let identity = key::load_or_create(&state.file(&format!("{name}.key")), "the hub's key")?;
+    let file = state.file(&format!("{name}.toml"));
+    let file = HubFile::open_or_create(&file, rand::random())?;
+    let rendezvous = flags.rendezvous.map_or_else(|| remembered(&file), Ok)?;
+    let known = Known::open(state)?;
+    let (expected, source) = known.expect(&rendezvous.to_string(), flags.rendezvous_key);
+    let role = Role::Hub(HubConfig {
+        name: flags.name.clone(),
+        tokens: file.tokens(),
+        address: flags.address,
+    });
+    let qr = flags.qr || stdout_is_terminal();
+    let mut host = Host {
+        output: Output::new(flags.json, qr, started),
+        hub: identity.id(),
+        name: flags.name,
+        rendezvous: rendezvous.clone(),
+        known,
+        source,
+        file,
+        shown: None,
+    };
+    if let Some(key) = expected {
+        host.show_invite(key)?;
+    }
+    let start = Start {
+        state,
+        name,
+        identity,
+        role,
+        rendezvous: vec![(rendezvous, expected)],
+        port: flags.port,
+        wish: None,
+    };
+    super::block_on(start::run(start, host))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Tells people, keeps keys, and shows the invite as soon as it can be made.
+struct Host {
+    output: Output,
+    hub: PeerId,
+    name: String,
+    rendezvous: HostPort,
+    known: Known,
+    source: Source,
+    file: HubFile,
+    shown: Option<String>,
+}
+
+impl Observe for Host {
+    fn observe(&mut self, saying: &Saying<'_>) -> anyhow::Result<()> {
+        self.output.say(saying);
+        match saying {
+            Saying::Node(Event::Registered { key, .. }) => self.registered(*key),
+            Saying::Node(Event::RendezvousFailed {
+                reason,
+                fatal: true,
+            }) => {
+                let reason = reason.trim_end_matches('.');
+                Err(anyhow!("{reason}; {}", self.known.advice(self.source)))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Host {
+    fn registered(&mut self, key: PeerId) -> anyhow::Result<()> {
+        let rendezvous = self.rendezvous.to_string();
+        let new = self.known.keep(&rendezvous, key)?;
+        if new && self.source == Source::FirstUse {
+            let text = format!("the key of {rendezvous} is {key}; trusted from now on (first use)");
+            self.output.say(&Saying::Note(&text));
+        }
+        self.show_invite(key)
+    }
+
+    fn show_invite(&mut self, key: PeerId) -> anyhow::Result<()> {
+        self.file
+            .set_rendezvous(&self.rendezvous.to_string(), key)?;
+        let invite = make_invite(self.hub, &self.name, &self.rendezvous, &self.file)?;
+        if self.shown.as_ref() != Some(&invite) {
+            self.output.say(&Saying::Invite(&invite));
+            self.shown = Some(invite);
+        }
+        Ok(())
+    }
+}
+
+/// The invite with the hub's newest token.
+pub(super) fn make_invite(
+    hub: PeerId,
+    name: &str,
+    rendezvous: &HostPort,
+    file: &HubFile,
+) -> anyhow::Result<String> {
+    let (_, key) = file.rendezvous().with_context(|| {
+        format!("the rendezvous's key is not known yet; start `kuguri serve {name}` first")
+    })?;
+    let invite = Invite {
+        hub,
+        rendezvous: vec![RendezvousRef {
+            host: rendezvous.host().to_owned(),
+            port: rendezvous.port(),
+            key,
+        }],
+        token: file.tokens().last().copied(),
+        hub_name: name.to_owned(),
+    };
+    Ok(invite.to_text()?)
+}
+
+/// The rendezvous of last time.
+pub(super) fn remembered(file: &HubFile) -> anyhow::Result<HostPort> {
+    let (address, _) = file
+        .rendezvous()
+        .context("say where to register: --rendezvous HOST (what runs `kuguri rendezvous`)")?;
+    Ok(address.parse()?)
+}
+
+/// A name that can be part of a file's.
+pub(super) fn hub_name(text: &str) -> Result<String, String> {
+    let good = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    let begins = text.starts_with(|c: char| c.is_ascii_alphanumeric());
+    if begins && text.len() <= LONGEST_NAME && text.chars().all(good) {
+        Ok(text.to_owned())
+    } else {
+        Err(format!(
+            "a hub's name is 1 to {LONGEST_NAME} letters, digits, '-', '_' or '.', and begins with a letter or digit"
+        ))
+    }
+}
+
+/// A host's address with the length of its network's prefix.
+fn network(text: &str) -> Result<(Ipv4Addr, u8), String> {
+    let wrong = "write an IPv4 address and a prefix length of 8 to 30, such as 192.168.30.1/24";
+    let (address, prefix) = text.split_once('/').ok_or(wrong)?;
+    let address: Ipv4Addr = address.parse().map_err(|_| wrong)?;
+    let prefix: u8 = prefix.parse().map_err(|_| wrong)?;
+    if !(8..=30).contains(&prefix) {
+        return Err(wrong.to_owned());
+    }
+    let host = address.to_bits() & (u32::MAX >> prefix);
+    if host == 0 || host == u32::MAX >> prefix {
+        return Err(format!(
+            "{address} is the network itself or its broadcast address; give the hub a host's address of it"
+        ));
+    }
+    Ok((address, prefix))
+}
+
+/// Bytes of a hub's name.
+const LONGEST_NAME: usize = 32;

@@ -1,0 +1,176 @@
+//! What `serve` and `connect` have in common: from what is wanted to a running loop.
+
+use std::future::pending;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use kuguri_proto::identity::{Identity, PeerId};
+use kuguri_proto::node::{Config, Event, Node, RendezvousServer, Role};
+use kuguri_proto::wire::ethernet::MacAddr;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+
+use crate::admin;
+use crate::config::address::HostPort;
+use crate::config::state::State;
+use crate::driver::{Driver, Observe, Parts, Plug};
+use crate::output::Saying;
+use crate::route::Routes;
+use crate::tap::Card;
+use crate::udp::UdpSocket;
+
+/// A peer that is wanted.
+pub(super) struct Start<'s> {
+    pub(super) state: &'s State,
+    /// Of the process; the caller holds its lock.
+    pub(super) name: String,
+    pub(super) identity: Identity,
+    pub(super) role: Role,
+    /// In the order of preference.
+    pub(super) rendezvous: Vec<(HostPort, Option<PeerId>)>,
+    /// 0 for any.
+    pub(super) port: u16,
+    pub(super) wish: Option<Wish>,
+}
+
+/// A virtual LAN card that is wanted.
+pub(super) struct Wish {
+    pub(super) interface: String,
+    pub(super) mac: MacAddr,
+    pub(super) with_address: bool,
+}
+
+/// Runs it until it ends.
+pub(super) async fn run(start: Start<'_>, mut observer: impl Observe) -> anyhow::Result<()> {
+    let mut stop = signals()?;
+    let socket = UdpSocket::bind(start.port)?;
+    let plug = match start.wish {
+        Some(wish) => Some(plug(wish).await?),
+        None => None,
+    };
+    let (_listener, asked) = admin::listen(start.state, &start.name)?;
+    let found = tokio::select! {
+        found = find(&start.rendezvous, socket.has_ipv6(), &mut observer) => found?,
+        _ = stop.recv() => return Ok(()),
+    };
+    let config = Config {
+        identity: start.identity,
+        role: start.role,
+        rendezvous: found,
+        host_name: host_name(),
+        seed: rand::random(),
+        aes_in_hardware: aes_in_hardware(),
+    };
+    let parts = Parts {
+        name: start.name,
+        socket,
+        plug,
+        asked,
+        stop,
+    };
+    let node = Node::new(config, Instant::now());
+    Driver::new(node, parts, observer).run().await
+}
+
+async fn plug(wish: Wish) -> anyhow::Result<Plug> {
+    let routes = Routes::connect()?;
+    Ok(Plug {
+        card: Card::open(&wish.interface, wish.mac, &routes).await?,
+        routes,
+        mac: wish.mac.to_string(),
+        with_address: wish.with_address,
+    })
+}
+
+/// Resolves the first rendezvous that can be resolved; tried for ever, since names come back with the network.
+async fn find(
+    wanted: &[(HostPort, Option<PeerId>)],
+    ipv6: bool,
+    observer: &mut impl Observe,
+) -> anyhow::Result<RendezvousServer> {
+    loop {
+        let mut reason = "the invite names no rendezvous".to_owned();
+        for (server, key) in wanted {
+            match resolve(server, ipv6).await {
+                Ok(addresses) => {
+                    let key = *key;
+                    return Ok(RendezvousServer { addresses, key });
+                }
+                Err(why) => reason = why,
+            }
+        }
+        let fatal = false;
+        observer.observe(&Saying::Node(&Event::RendezvousFailed { reason, fatal }))?;
+        tokio::time::sleep(RESOLVE_AGAIN).await;
+    }
+}
+
+async fn resolve(server: &HostPort, ipv6: bool) -> Result<Vec<SocketAddr>, String> {
+    let host = server.host();
+    let trying = "still trying; is the name right, and is the network up?";
+    let found = match tokio::time::timeout(RESOLVE_WITHIN, server.resolve()).await {
+        Ok(Ok(found)) => found,
+        Ok(Err(error)) => return Err(format!("{host} cannot be resolved ({error}), {trying}")),
+        Err(_elapsed) => return Err(format!("{host} cannot be resolved in time, {trying}")),
+    };
+    let (usable, other): (Vec<_>, Vec<_>) = found
+        .into_iter()
+        .partition(|address| ipv6 || address.is_ipv4());
+    if usable.is_empty() && !other.is_empty() {
+        return Err(format!(
+            "{host} has only IPv6 addresses, and this machine has no IPv6; still trying"
+        ));
+    }
+    Ok(usable)
+}
+
+/// Ctrl-C, SIGTERM and SIGHUP ask for the end.
+fn signals() -> anyhow::Result<mpsc::Receiver<()>> {
+    let (tell, told) = mpsc::channel(2);
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut hangup = signal(SignalKind::hangup())?;
+    tokio::spawn(async move {
+        loop {
+            let heard = tokio::select! {
+                heard = interrupt.recv() => heard,
+                heard = terminate.recv() => heard,
+                heard = hangup.recv() => heard,
+            };
+            if heard.is_none() {
+                // No more signals can come.
+                pending::<()>().await;
+            }
+            if tell.send(()).await.is_err() {
+                return;
+            }
+        }
+    });
+    Ok(told)
+}
+
+fn host_name() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    match name.trim() {
+        "" => "unknown".to_owned(),
+        name => name.chars().take(LONGEST_HOST_NAME).collect(),
+    }
+}
+
+/// Whether sealing by AES-256-GCM is fast here.
+fn aes_in_hardware() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    let has = std::is_x86_feature_detected!("aes") && std::is_x86_feature_detected!("pclmulqdq");
+    #[cfg(target_arch = "aarch64")]
+    let has = std::arch::is_aarch64_feature_detected!("aes");
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+    let has = false;
+    has
+}
+
+/// How long the resolver may take before it is told.
+const RESOLVE_WITHIN: Duration = Duration::from_secs(5);
+/// Between attempts.
+const RESOLVE_AGAIN: Duration = Duration::from_secs(2);
+/// Bytes, as RFC 1123 limits a label.
+const LONGEST_HOST_NAME: usize = 63;

@@ -1,0 +1,293 @@
+//! `kuguri status`: what runs here, and how its links go.
+
+use std::fmt::Write;
+use std::process::ExitCode;
+
+use anyhow::{Context, bail};
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::table::{bytes, duration, table};
+use crate::admin::{self, Request};
+use crate::config::state::State;
+use crate::output::printable;
+
+/// Show what runs here: registration, card, and each link's path, round trip, MTU, cipher and counters
+///
+///   $ kuguri status
+///   $ kuguri status --json | jq '.[].node.links[] | {name, path, rtt_ms}'
+///
+/// Asks every process of this state directory that this user may ask; exit code 1 when there is none.
+#[derive(Debug, clap::Args)]
+#[command(verbatim_doc_comment)]
+pub(super) struct Flags {
+    /// One JSON array with an object per process
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn run(flags: &Flags, state: &State) -> anyhow::Result<ExitCode> {
+    let answers = super::block_on(ask_all(state))?;
+    if answers.is_empty() {
+        bail!(
+            "nothing runs here ({}); start `kuguri serve` or `kuguri connect`, or name their state directory with --state DIR",
+            state.run().display()
+        );
+    }
+    if flags.json {
+        super::print(&serde_json::to_string_pretty(&answers)?);
+    } else {
+        let shown: Result<Vec<_>, _> = answers.into_iter().map(show).collect();
+        super::print(shown?.join("\n").trim_end());
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn ask_all(state: &State) -> anyhow::Result<Vec<Value>> {
+    let mut answers = Vec::new();
+    for mut process in admin::processes(state).await? {
+        match process.ask(&Request::Status).await {
+            Ok(answer) => answers.push(answer),
+            // It may have ended since its socket was found.
+            Err(error) => tracing::warn!("{error}"),
+        }
+    }
+    Ok(answers)
+}
+
+fn show(answer: Value) -> anyhow::Result<String> {
+    let report: Report = serde_json::from_value(answer)
+        .context("a running process has another version; restart it")?;
+    Ok(render(&report))
+}
+
+/// For people.
+fn render(report: &Report) -> String {
+    let node = &report.node;
+    let mut text = format!("{}  ", report.name);
+    let what = match &node.hub {
+        Some(hub) => format!("{} of {}", node.role, printable(hub)),
+        None => node.role.clone(),
+    };
+    // Writing to a string cannot fail, here and below.
+    let _ = writeln!(
+        text,
+        "{what}, up {}, pid {}, key {}",
+        duration(report.uptime_seconds),
+        report.pid,
+        node.id
+    );
+    let _ = writeln!(text, "  rendezvous: {}", rendezvous(&node.rendezvous));
+    if let Some(card) = &report.card {
+        let _ = writeln!(text, "  card: {}", card_line(card));
+    }
+    if node.refused_datagrams > 0 {
+        let _ = writeln!(text, "  refused datagrams: {}", node.refused_datagrams);
+    }
+    if node.links.is_empty() {
+        text.push_str("  no links\n");
+    } else {
+        let rows: Vec<_> = node.links.iter().map(row).collect();
+        text.push_str(&table(&HEADER, &rows));
+    }
+    text
+}
+
+fn rendezvous(status: &Rendezvous) -> String {
+    let mut text = status.state.clone();
+    if let Some(address) = &status.address {
+        let _ = write!(text, ", {address}");
+    }
+    if let Some(observed) = &status.observed {
+        let _ = write!(text, " (sees us as {observed})");
+    }
+    if let Some(problem) = &status.problem {
+        let _ = write!(text, ": {}", printable(problem));
+    }
+    text
+}
+
+fn card_line(card: &Card) -> String {
+    let address = card.address.as_deref().unwrap_or("no address yet");
+    let mtu = card
+        .mtu
+        .map_or_else(String::new, |mtu| format!(", MTU {mtu}"));
+    format!(
+        "{} ({}), {address}, {}{mtu}",
+        card.interface, card.kind, card.mac
+    )
+}
+
+fn row(link: &Link) -> Vec<String> {
+    let counters = &link.counters;
+    let dropped = counters.dropped_forged
+        + counters.dropped_replayed
+        + counters.dropped_malformed
+        + counters.dropped_queue
+        + counters.dropped_incomplete;
+    let dash = || "-".to_owned();
+    vec![
+        link.peer.chars().take(8).collect(),
+        printable(&link.name),
+        link.path.clone(),
+        duration(link.since_seconds),
+        link.address.clone().unwrap_or_else(dash),
+        link.rtt_ms.map_or_else(dash, |ms| format!("{ms:.1} ms")),
+        link.mtu.to_string(),
+        link.cipher.clone(),
+        link.epoch.to_string(),
+        bytes(counters.bytes_sent),
+        bytes(counters.bytes_received),
+        dropped.to_string(),
+    ]
+}
+
+const HEADER: [&str; 12] = [
+    "PEER", "NAME", "PATH", "SINCE", "ADDRESS", "RTT", "MTU", "CIPHER", "EPOCH", "SENT",
+    "RECEIVED", "DROPPED",
+];
+
+/// What of an answer is shown; whatever an older process does not say is empty.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Report {
+    name: String,
+    pid: u32,
+    uptime_seconds: f64,
+    card: Option<Card>,
+    node: Node,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Card {
+    interface: String,
+    address: Option<String>,
+    mac: String,
+    mtu: Option<u16>,
+    kind: String,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Node {
+    id: String,
+    role: String,
+    hub: Option<String>,
+    rendezvous: Rendezvous,
+    links: Vec<Link>,
+    refused_datagrams: u64,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Rendezvous {
+    state: String,
+    address: Option<String>,
+    observed: Option<String>,
+    problem: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Link {
+    peer: String,
+    name: String,
+    path: String,
+    address: Option<String>,
+    since_seconds: f64,
+    rtt_ms: Option<f64>,
+    mtu: u16,
+    cipher: String,
+    epoch: u8,
+    counters: Counters,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Counters {
+    bytes_sent: u64,
+    bytes_received: u64,
+    dropped_forged: u64,
+    dropped_replayed: u64,
+    dropped_malformed: u64,
+    dropped_queue: u64,
+    dropped_incomplete: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use kuguri_proto::node::status as proto;
+    use serde_json::json;
+
+    use super::*;
+
+    fn link(path: &str) -> proto::LinkStatus {
+        proto::LinkStatus {
+            peer: "AbCdEfGhIjKl".into(),
+            name: "home".into(),
+            path: path.into(),
+            address: (path == "direct").then(|| ([198, 51, 100, 7], 40_000).into()),
+            since_seconds: 75.0,
+            rtt_ms: (path == "direct").then_some(21.44),
+            mtu: 1452,
+            cipher: "AES-256-GCM".into(),
+            epoch: 1,
+            counters: proto::Counters {
+                bytes_sent: 1_250_000,
+                bytes_received: 999,
+                dropped_forged: 1,
+                dropped_replayed: 2,
+                ..Default::default()
+            },
+        }
+    }
+
+    fn answer() -> Value {
+        let node = proto::Status {
+            id: "KeyOfThisPeer".into(),
+            role: "hub".into(),
+            hub: Some("office".into()),
+            rendezvous: proto::RendezvousStatus {
+                state: "registered".into(),
+                address: Some(([203, 0, 113, 1], 7777).into()),
+                observed: Some(([198, 51, 100, 2], 1024).into()),
+                ..Default::default()
+            },
+            links: vec![link("direct"), link("relayed")],
+            ..Default::default()
+        };
+        json!({ "name": "hub-office", "pid": 42, "uptime_seconds": 3661.0, "node": node, "card": null })
+    }
+
+    #[test]
+    fn a_hub_with_two_links_looks_like_this() {
+        let expected = "\
+hub-office  hub of office, up 1 h 1 min, pid 42, key KeyOfThisPeer
+  rendezvous: registered, 203.0.113.1:7777 (sees us as 198.51.100.2:1024)
+  PEER      NAME  PATH     SINCE       ADDRESS             RTT      MTU   CIPHER       EPOCH  SENT    RECEIVED  DROPPED
+  AbCdEfGh  home  direct   1 min 15 s  198.51.100.7:40000  21.4 ms  1452  AES-256-GCM  1      1.2 MB  999 B     3
+  AbCdEfGh  home  relayed  1 min 15 s  -                   -        1452  AES-256-GCM  1      1.2 MB  999 B     3
+";
+        assert_eq!(show(answer()).expect("shown"), expected);
+    }
+
+    #[test]
+    fn a_member_shows_its_card() {
+        let mut answer = answer();
+        answer["node"]["links"] = json!([]);
+        answer["card"] = json!({
+            "interface": "kuguri0", "address": "192.168.30.2/24", "mac": "02:00:00:00:00:01", "mtu": 1400, "kind": "tap",
+        });
+        let shown = show(answer).expect("shown");
+        assert!(shown.contains(
+            "  card: kuguri0 (tap), 192.168.30.2/24, 02:00:00:00:00:01, MTU 1400\n  no links\n"
+        ));
+    }
+
+    #[test]
+    fn an_answer_with_less_is_shown_and_another_thing_is_refused() {
+        assert!(show(json!({})).is_ok());
+        assert!(show(json!({ "pid": "x" })).is_err());
+    }
+}

@@ -1,0 +1,487 @@
+//! The loop of one peer: sockets, card, clock and questions on one side, `proto::node` on the other.
+//!
+//! ```text
+//!            ┌──────────────── one turn ─────────────────┐
+//!   wake ─▶ one batch in ─▶ due timeout ─▶ drain ─▶ sleep until the next wake
+//!   udp · card · timer ·                   transmits ─▶ udp
+//!   question · address · stop              frames ────▶ card
+//!                                          events ────▶ observer, who asked
+//! ```
+//!
+//! Everything runs in one task, so nothing is locked. A turn takes one bounded batch, so nobody starves. It decides
+//! nothing about the network: what is done is what the node says.
+
+use std::collections::BTreeMap;
+use std::future::pending;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use anyhow::anyhow;
+use kuguri_proto::SocketId;
+use kuguri_proto::node::{Command, Event, Node};
+use serde_json::{Value, json};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::admin::{Asked, Request};
+use crate::config::hub::Token;
+use crate::local;
+use crate::output::{CardState, Saying, path, refusal_text};
+use crate::route::{Routes, Settings};
+use crate::tap::{Card, LARGEST_FRAME};
+use crate::udp::{Buffers, UdpSocket};
+
+mod find;
+
+pub use find::find_peer;
+
+/// What a loop is made of.
+#[derive(Debug)]
+pub struct Parts {
+    /// The process's name for people: `hub-NAME` or `member-KEY`.
+    pub name: String,
+    /// The main socket.
+    pub socket: UdpSocket,
+    /// The virtual LAN card, when there is one.
+    pub plug: Option<Plug>,
+    /// Questions from other processes.
+    pub asked: mpsc::Receiver<Asked>,
+    /// The user wants it to end; twice: at once.
+    pub stop: mpsc::Receiver<()>,
+}
+
+/// A card and the right to set it.
+#[derive(Debug)]
+pub struct Plug {
+    /// The card.
+    pub card: Card,
+    /// The kernel's routing socket.
+    pub routes: Routes,
+    /// Its MAC address, in text.
+    pub mac: String,
+    /// Whether the address that the hub gives is set on it.
+    pub with_address: bool,
+}
+
+/// Who hears what happens; an error ends the loop.
+pub trait Observe {
+    /// Something has happened.
+    ///
+    /// # Errors
+    /// When it cannot be kept or shown and the peer had better end.
+    fn observe(&mut self, saying: &Saying<'_>) -> anyhow::Result<()>;
+}
+
+/// A peer that runs.
+pub struct Driver<O> {
+    node: Node,
+    observer: O,
+    parts: Parts,
+    changes: mpsc::Receiver<()>,
+    started: Instant,
+    settings: Option<Settings>,
+    told: Vec<SocketAddr>,
+    pings: BTreeMap<u64, oneshot::Sender<Value>>,
+    next_ping: u64,
+    first_answer_by: Option<Instant>,
+    end: End,
+    more: bool,
+    buffers: Buffers,
+    frame: Vec<u8>,
+}
+
+/// How far the end is.
+#[derive(Debug)]
+enum End {
+    /// Not in sight.
+    Running,
+    /// The node says goodbye, until then at the latest.
+    Stopping(Instant, Option<anyhow::Error>),
+    /// All is said.
+    Stopped(Option<anyhow::Error>),
+}
+
+/// What a turn begins with.
+enum Wake {
+    Socket,
+    Card,
+    Timer,
+    Asked(Asked),
+    Addresses,
+    Stop,
+}
+
+impl<O: Observe> Driver<O> {
+    /// A loop around `node`; needs a runtime.
+    #[must_use]
+    pub fn new(node: Node, parts: Parts, observer: O) -> Self {
+        let now = Instant::now();
+        Self {
+            node,
+            observer,
+            parts,
+            changes: local::changes(),
+            started: now,
+            settings: None,
+            told: Vec::new(),
+            pings: BTreeMap::new(),
+            next_ping: 0,
+            first_answer_by: Some(now + FIRST_ANSWER),
+            end: End::Running,
+            more: false,
+            buffers: Buffers::new(),
+            frame: vec![0; LARGEST_FRAME],
+        }
+    }
+
+    /// Runs until it is told to stop, or cannot go on.
+    ///
+    /// # Errors
+    /// When the peer cannot go on: refused, a wrong key, or its card or files cannot be set.
+    pub async fn run(mut self) -> anyhow::Result<()> {
+        self.tell_addresses();
+        loop {
+            self.drain().await;
+            if let End::Stopped(problem) = &mut self.end {
+                let problem = problem.take();
+                if let Some(Plug { card, routes, .. }) = self.parts.plug {
+                    card.close(&routes).await;
+                }
+                return problem.map_or(Ok(()), Err);
+            }
+            let wake = self.wake().await;
+            self.take_in(wake);
+            self.take_time();
+        }
+    }
+
+    async fn wake(&mut self) -> Wake {
+        let timer = self.next_timer();
+        let Parts {
+            socket,
+            plug,
+            asked,
+            stop,
+            ..
+        } = &mut self.parts;
+        let card = plug.as_ref().map(|plug| &plug.card);
+        tokio::select! {
+            _ = socket.ready() => Wake::Socket,
+            () = readable(card) => Wake::Card,
+            () = at(timer) => Wake::Timer,
+            Some(()) = stop.recv() => Wake::Stop,
+            Some(question) = asked.recv() => Wake::Asked(question),
+            Some(()) = self.changes.recv() => Wake::Addresses,
+        }
+    }
+
+    fn next_timer(&self) -> Option<Instant> {
+        if self.more {
+            return Some(self.started);
+        }
+        let stop_by = match &self.end {
+            End::Stopping(by, _) => Some(*by),
+            End::Running | End::Stopped(_) => None,
+        };
+        let timers = [self.node.poll_timeout(), self.first_answer_by, stop_by];
+        timers.into_iter().flatten().min()
+    }
+
+    fn take_in(&mut self, wake: Wake) {
+        match wake {
+            Wake::Socket => self.take_datagrams(),
+            Wake::Card => self.take_frames(),
+            Wake::Timer => {}
+            Wake::Asked(asked) => self.take_question(asked),
+            Wake::Addresses => self.tell_addresses(),
+            Wake::Stop => self.take_stop(),
+        }
+    }
+
+    fn take_datagrams(&mut self) {
+        let (node, now) = (&mut self.node, Instant::now());
+        let each = |remote, payload: &mut [u8]| {
+            node.handle_datagram(SocketId::MAIN, remote, payload, now);
+        };
+        self.parts.socket.receive(&mut self.buffers, each);
+    }
+
+    fn take_frames(&mut self) {
+        let Some(plug) = &mut self.parts.plug else {
+            return;
+        };
+        let now = Instant::now();
+        for _ in 0..FRAMES {
+            let Some(frame) = plug.card.receive(&mut self.frame) else {
+                return;
+            };
+            self.node.handle_frame(frame, now);
+        }
+    }
+
+    fn take_stop(&mut self) {
+        let again = !matches!(self.end, End::Running);
+        self.begin_to_end(None);
+        if again {
+            self.give_up();
+        }
+    }
+
+    fn take_question(&mut self, Asked { request, answer }: Asked) {
+        let result = match request {
+            Request::Status => Ok(self.report()),
+            Request::Ping { peer } => return self.begin_ping(peer.as_deref(), answer),
+            Request::AddToken { token } => self.add_token(token),
+        };
+        let value = result.unwrap_or_else(|problem| json!({ "error": problem }));
+        // Who asked may have gone.
+        let _ = answer.send(value);
+    }
+
+    fn begin_ping(&mut self, wanted: Option<&str>, answer: oneshot::Sender<Value>) {
+        let now = Instant::now();
+        let links = self.node.status(now).links;
+        let peers = links
+            .iter()
+            .map(|link| (link.peer.as_str(), link.name.as_str()));
+        let found = find_peer(peers, wanted)
+            .and_then(|peer| {
+                peer.parse()
+                    .map_err(|_| "its key cannot be read".to_owned())
+            })
+            .and_then(|peer| {
+                if self.pings.len() < PINGS {
+                    Ok(peer)
+                } else {
+                    Err("too many pings at once; wait for their answers".to_owned())
+                }
+            });
+        match found {
+            Ok(peer) => {
+                let id = self.next_ping;
+                self.next_ping += 1;
+                self.pings.insert(id, answer);
+                self.node.handle_command(Command::Ping { peer, id }, now);
+            }
+            Err(problem) => {
+                let _ = answer.send(json!({ "error": problem }));
+            }
+        }
+    }
+
+    fn add_token(&mut self, token: String) -> Result<Value, String> {
+        let token = Token::try_from(token).map_err(ToOwned::to_owned)?;
+        let command = Command::AddToken(token.0);
+        self.node.handle_command(command, Instant::now());
+        Ok(json!({}))
+    }
+
+    fn report(&self) -> Value {
+        json!({
+            "name": self.parts.name,
+            "version": env!("CARGO_PKG_VERSION"),
+            "pid": std::process::id(),
+            "uptime_seconds": self.started.elapsed().as_secs_f64(),
+            "port": self.parts.socket.port().ok(),
+            "udp": self.parts.socket.counters(),
+            "card": self.card_state(),
+            "card_counters": self.parts.plug.as_ref().map(|plug| plug.card.counters()),
+            "node": self.node.status(Instant::now()),
+        })
+    }
+
+    fn tell_addresses(&mut self) {
+        let Ok(port) = self.parts.socket.port() else {
+            return;
+        };
+        let card = self.parts.plug.as_ref().map(|plug| plug.card.name());
+        let mut addresses = local::addresses(port, card);
+        addresses.retain(|address| address.is_ipv4() || self.parts.socket.has_ipv6());
+        if addresses != self.told {
+            self.told.clone_from(&addresses);
+            let command = Command::LocalAddresses(addresses);
+            self.node.handle_command(command, Instant::now());
+        }
+    }
+
+    fn take_time(&mut self) {
+        let now = Instant::now();
+        if self.node.poll_timeout().is_some_and(|due| due <= now) {
+            self.node.handle_timeout(now);
+        }
+        if self.first_answer_by.is_some_and(|by| by <= now) {
+            self.first_answer_by = None;
+            let reason = "no answer from the rendezvous yet, still trying; is it running, does its name or address \
+                          lead there, and does UDP get out of this network?"
+                .to_owned();
+            let fatal = false;
+            self.say(&Saying::Node(&Event::RendezvousFailed { reason, fatal }));
+        }
+        if matches!(self.end, End::Stopping(by, _) if by <= now) {
+            self.give_up();
+        }
+    }
+
+    async fn drain(&mut self) {
+        self.drain_transmits();
+        while let Some(frame) = self.node.poll_frame() {
+            if let Some(plug) = &mut self.parts.plug {
+                plug.card.send(&frame);
+            }
+        }
+        while let Some(event) = self.node.poll_event() {
+            self.take_event(event).await;
+        }
+    }
+
+    fn drain_transmits(&mut self) {
+        self.more = false;
+        if !self.parts.socket.resume() {
+            return;
+        }
+        for _ in 0..TRANSMITS {
+            let Some(transmit) = self.node.poll_transmit(Instant::now()) else {
+                return;
+            };
+            // A port search's sockets are not there yet; sent by the main socket it would be another search.
+            if transmit.socket == SocketId::MAIN && !self.parts.socket.send(transmit) {
+                return;
+            }
+        }
+        self.more = true;
+    }
+
+    async fn take_event(&mut self, event: Event) {
+        match event {
+            Event::Pong {
+                peer,
+                id,
+                round_trip,
+                direct,
+            } => {
+                let ms = round_trip.as_secs_f64() * 1e3;
+                self.end_ping(id, json!({ "peer": peer, "ms": ms, "path": path(direct) }));
+                return;
+            }
+            Event::PingLost { peer, id } => {
+                self.end_ping(id, json!({ "peer": peer, "lost": true }));
+                return;
+            }
+            _ => self.say(&Saying::Node(&event)),
+        }
+        match event {
+            Event::Registered { .. } => self.first_answer_by = None,
+            Event::RendezvousFailed { reason, fatal } => {
+                self.first_answer_by = None;
+                if fatal {
+                    self.begin_to_end(Some(anyhow!(reason)));
+                }
+            }
+            Event::Refused(refusal) => self.begin_to_end(Some(anyhow!(refusal_text(refusal)))),
+            Event::Joined { address, mtu, .. } => self.set_card(Settings { mtu, address }).await,
+            Event::Stopped => self.give_up(),
+            Event::PeerAbsent { .. }
+            | Event::LinkUp { .. }
+            | Event::PathChanged { .. }
+            | Event::LinkDown { .. }
+            | Event::MemberJoined { .. }
+            | Event::FirstFrameRelayed { .. }
+            | Event::Pong { .. }
+            | Event::PingLost { .. } => {}
+        }
+    }
+
+    fn end_ping(&mut self, id: u64, answer: Value) {
+        if let Some(asker) = self.pings.remove(&id) {
+            // Who asked may have gone.
+            let _ = asker.send(answer);
+        }
+    }
+
+    async fn set_card(&mut self, mut settings: Settings) {
+        let Some(plug) = &self.parts.plug else {
+            return;
+        };
+        if !plug.with_address {
+            settings.address = None;
+        }
+        let before = self.settings.replace(settings);
+        if before == Some(settings) {
+            return;
+        }
+        let set = plug.routes.configure(plug.card.index(), before, settings);
+        match set.await {
+            Ok(()) => {
+                if let Some(state) = self.card_state() {
+                    self.say(&Saying::Card(&state));
+                }
+            }
+            Err(error) => self.begin_to_end(Some(error.into())),
+        }
+        // The card's own address is not one to be reached at.
+        self.tell_addresses();
+    }
+
+    fn card_state(&self) -> Option<CardState> {
+        let plug = self.parts.plug.as_ref()?;
+        let address = self.settings.and_then(|settings| settings.address);
+        Some(CardState {
+            interface: plug.card.name().to_owned(),
+            address: address.map(|(address, prefix)| format!("{address}/{prefix}")),
+            mac: plug.mac.clone(),
+            mtu: self.settings.map(|settings| settings.mtu),
+            kind: plug.card.kind(),
+        })
+    }
+
+    fn say(&mut self, saying: &Saying<'_>) {
+        if let Err(problem) = self.observer.observe(saying) {
+            self.begin_to_end(Some(problem));
+        }
+    }
+
+    /// The first reason to end is the one that is told.
+    fn begin_to_end(&mut self, problem: Option<anyhow::Error>) {
+        if matches!(self.end, End::Running) {
+            let now = Instant::now();
+            self.end = End::Stopping(now + GOODBYE, problem);
+            self.node.handle_command(Command::Stop, now);
+        }
+    }
+
+    fn give_up(&mut self) {
+        let problem = match &mut self.end {
+            End::Stopping(_, problem) | End::Stopped(problem) => problem.take(),
+            End::Running => None,
+        };
+        self.end = End::Stopped(problem);
+    }
+}
+
+async fn readable(card: Option<&Card>) {
+    match card {
+        // An error shows at the next read.
+        Some(card) => drop(card.readable().await),
+        None => pending().await,
+    }
+}
+
+async fn at(time: Option<Instant>) {
+    match time {
+        Some(time) => tokio::time::sleep_until(time.into()).await,
+        None => pending().await,
+    }
+}
+
+/// When a silence of the rendezvous is told.
+const FIRST_ANSWER: Duration = Duration::from_secs(5);
+/// How long goodbyes may take.
+const GOODBYE: Duration = Duration::from_secs(1);
+/// Frames taken in one turn.
+const FRAMES: usize = 64;
+/// Transmits sent in one turn.
+const TRANSMITS: usize = 256;
+/// Pings under way.
+const PINGS: usize = 64;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,192 @@
+//! The hub's virtual host: a station behind one port of the switch, entirely in user mode (REQUIREMENTS E5).
+//!
+//! It answers ARP for its own address (RFC 826, RFC 5227) and ICMP echo (RFC 792, RFC 1122), and nothing else.
+//!
+//! ```text
+//!   switch ──frame──▶ Ethernet ─┬─ ARP ──▶ arp ───┬──▶ queue ──frame──▶ switch
+//!                               └─ IPv4 ─▶ icmp ──┘
+//!                     everything else, damaged or not for us: counted
+//! ```
+//!
+//! It answers the station that asked, by the Ethernet address that the question came from; it has no routes, no ARP
+//! cache and starts no conversation, so nobody can make it keep anything. It knows nothing of links, members or the switch.
+//! [`Pool`] beside it gives out the other addresses of its network.
+
+use std::collections::VecDeque;
+use std::time::Instant;
+
+use aws_lc_rs::digest::{SHA256, digest};
+use smoltcp::wire::{EthernetAddress, EthernetFrame, EthernetProtocol, EthernetRepr};
+
+use crate::wire::ethernet::MacAddr;
+
+mod arp;
+mod icmp;
+pub mod pool;
+pub mod subnet;
+
+pub use pool::Pool;
+pub use subnet::{NotAHost, Subnet};
+
+/// The virtual host.
+#[derive(Debug)]
+pub struct Gateway {
+    mac: MacAddr,
+    subnet: Subnet,
+    mtu: u16,
+    queue: VecDeque<Vec<u8>>,
+    counters: Counters,
+}
+
+/// What the virtual host has done since its start, in frames.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Counters {
+    /// ARP requests answered.
+    pub arp_answered: u64,
+    /// Echo requests answered.
+    pub echo_answered: u64,
+    /// Not for it, or of a kind that it does not speak.
+    pub ignored: u64,
+    /// Fragments of IPv4 packets; it does not put them together.
+    pub ignored_fragments: u64,
+    /// Cut short, wrong checksum, impossible addresses.
+    pub malformed: u64,
+    /// Another station says that it has our address (RFC 5227, section 2.4).
+    pub address_conflicts: u64,
+    /// Answers dropped because nobody fetched those before them.
+    pub dropped_queue: u64,
+}
+
+/// What becomes of a frame.
+#[derive(Debug, PartialEq, Eq)]
+enum Verdict {
+    /// The payload of the answer, and its station.
+    Answer(MacAddr, EthernetProtocol, Vec<u8>),
+    Ignored,
+    Fragment,
+    Malformed,
+    Conflict,
+}
+
+impl Gateway {
+    /// A virtual host with an Ethernet and an IP address, in a network whose IP packets have at most `mtu` bytes.
+    #[must_use]
+    pub fn new(mac: MacAddr, subnet: Subnet, mtu: u16) -> Self {
+        Self {
+            mac,
+            subnet,
+            mtu,
+            queue: VecDeque::new(),
+            counters: Counters::default(),
+        }
+    }
+
+    /// Tells every station where the address is (RFC 5227, section 2.3): at the start, and when the address has changed.
+    pub fn announce(&mut self) {
+        let announcement = arp::announcement(self.mac, self.subnet.address());
+        self.send(MacAddr::BROADCAST, EthernetProtocol::Arp, &announcement);
+    }
+
+    /// The switch sent a frame to this port.
+    pub fn handle_frame(&mut self, frame: &[u8], now: Instant) {
+        let _ = now; // Nothing here takes time yet; the verb is the same as everywhere.
+        match self.judge(frame).unwrap_or(Verdict::Malformed) {
+            Verdict::Answer(to, protocol, payload) => {
+                self.count_answer(protocol);
+                self.send(to, protocol, &payload);
+            }
+            Verdict::Ignored => self.counters.ignored += 1,
+            Verdict::Fragment => self.counters.ignored_fragments += 1,
+            Verdict::Malformed => self.counters.malformed += 1,
+            Verdict::Conflict => self.counters.address_conflicts += 1,
+        }
+    }
+
+    /// The next frame for the switch, if any.
+    pub fn poll_frame(&mut self) -> Option<Vec<u8>> {
+        self.queue.pop_front()
+    }
+
+    /// Its Ethernet address.
+    #[must_use]
+    pub const fn mac(&self) -> MacAddr {
+        self.mac
+    }
+
+    /// Its address and network.
+    #[must_use]
+    pub const fn subnet(&self) -> Subnet {
+        self.subnet
+    }
+
+    /// What it has done.
+    #[must_use]
+    pub const fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    fn judge(&self, frame: &[u8]) -> Result<Verdict, smoltcp::wire::Error> {
+        let frame = EthernetFrame::new_checked(frame)?;
+        let (destination, source) = (MacAddr(frame.dst_addr().0), MacAddr(frame.src_addr().0));
+        let for_us = destination == self.mac || destination == MacAddr::BROADCAST;
+        if !for_us || source == self.mac {
+            return Ok(Verdict::Ignored);
+        }
+        if source.is_group() {
+            return Ok(Verdict::Malformed);
+        }
+        match frame.ethertype() {
+            EthernetProtocol::Arp => arp::judge(self.mac, self.subnet.address(), frame.payload()),
+            // RFC 1122, section 3.3.6: a packet to one host in a frame to everybody is not answered.
+            EthernetProtocol::Ipv4 if destination == self.mac => {
+                icmp::judge(self.subnet, self.mtu, source, frame.payload())
+            }
+            EthernetProtocol::Ipv4 | EthernetProtocol::Ipv6 | EthernetProtocol::Unknown(_) => {
+                Ok(Verdict::Ignored)
+            }
+        }
+    }
+
+    const fn count_answer(&mut self, protocol: EthernetProtocol) {
+        if matches!(protocol, EthernetProtocol::Arp) {
+            self.counters.arp_answered += 1;
+        } else {
+            self.counters.echo_answered += 1;
+        }
+    }
+
+    fn send(&mut self, to: MacAddr, protocol: EthernetProtocol, payload: &[u8]) {
+        if self.queue.len() >= MAX_QUEUE {
+            self.counters.dropped_queue += 1;
+            return;
+        }
+        let header = EthernetRepr {
+            src_addr: EthernetAddress(self.mac.0),
+            dst_addr: EthernetAddress(to.0),
+            ethertype: protocol,
+        };
+        let mut frame = EthernetFrame::new_unchecked(vec![0; header.buffer_len() + payload.len()]);
+        header.emit(&mut frame);
+        frame.payload_mut().copy_from_slice(payload);
+        self.queue.push_back(frame.into_inner());
+    }
+}
+
+/// The virtual host's Ethernet address: 00:AC and four bytes that follow from `seed` (REQUIREMENTS E5). Seeded by the
+/// hub's key it is the same after every restart, and so no member's ARP cache goes stale.
+#[must_use]
+pub fn mac_from_seed(seed: &[u8; 32]) -> MacAddr {
+    let hash = digest(&SHA256, &[MAC_CONTEXT, seed].concat());
+    let tail = hash.as_ref().first_chunk();
+    let [a, b, c, d] = *tail.expect("SHA-256 has 32 bytes");
+    MacAddr([0x00, 0xac, a, b, c, d])
+}
+
+/// Separates this use of a seed from every other.
+const MAC_CONTEXT: &[u8] = b"kuguri virtual host mac";
+/// No more answers wait than this, in frames.
+const MAX_QUEUE: usize = 256;
+
+#[cfg(test)]
+#[allow(clippy::disallowed_methods, reason = "a test may begin at any instant")]
+mod tests;

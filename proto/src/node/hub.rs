@@ -1,0 +1,253 @@
+//! The part of a node that hosts a hub: who may join, and to which port a frame goes.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::time::Instant;
+
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+
+use super::status::MacStatus;
+use super::{Event, HubConfig, Node, Side};
+use crate::auth::Admission;
+use crate::gateway::pool::Pool;
+use crate::gateway::subnet::Subnet;
+use crate::gateway::{Gateway, mac_from_seed};
+use crate::identity::PeerId;
+use crate::switch::{self, Forwarding, PortId, Row, Switch};
+use crate::wire::control::{Join, Refusal, Welcome};
+
+/// The gateway's port on the switch; links have their index's.
+const GATEWAY: PortId = PortId(0);
+/// MTU of the virtual network in bytes of IP packet: an ordinary Ethernet's.
+const MTU: u16 = 1500;
+
+/// A hosted hub.
+pub(super) struct Hub {
+    name: String,
+    subnet: Subnet,
+    switch: Switch,
+    gateway: Gateway,
+    pool: Pool,
+    admission: Admission,
+    members: BTreeMap<PeerId, Seat>,
+}
+
+/// A member that is let in.
+struct Seat {
+    host_name: String,
+    index: u32,
+    heard: bool,
+}
+
+impl Hub {
+    pub(super) fn new(config: HubConfig, seed: [u8; 32], now: Instant) -> Self {
+        let mut switch = Switch::new(switch::Config::default(), &mut StdRng::from_seed(seed));
+        switch.add_port(GATEWAY, now);
+        let mut admission = Admission::new();
+        for token in &config.tokens {
+            // The file that they come from holds fewer than the limit.
+            let _ = admission.add_token(token);
+        }
+        Self {
+            name: config.name,
+            subnet: config.subnet,
+            switch,
+            gateway: Gateway::new(mac_from_seed(&seed), config.subnet, MTU),
+            pool: Pool::new(config.subnet),
+            admission,
+            members: BTreeMap::new(),
+        }
+    }
+
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(super) fn host_name(&self, peer: &PeerId) -> String {
+        self.members
+            .get(peer)
+            .map(|seat| seat.host_name.clone())
+            .unwrap_or_default()
+    }
+
+    pub(super) fn add_token(&mut self, token: [u8; 16]) {
+        if let Err(error) = self.admission.add_token(&token) {
+            tracing::warn!(%error, "an invite was not added");
+        }
+    }
+
+    /// Lets a peer in, or says why not.
+    fn admit(
+        &mut self,
+        index: u32,
+        peer: PeerId,
+        join: &Join,
+        now: Instant,
+    ) -> Result<Welcome, Refusal> {
+        self.admission.admit(peer, &join.credential, now)?;
+        let address = self.pool.assign(peer).ok_or(Refusal::NoAddress)?;
+        self.switch.add_port(PortId(index), now);
+        let host_name = join
+            .host_name
+            .chars()
+            .filter(|letter| !letter.is_control())
+            .take(63)
+            .collect();
+        self.members.insert(
+            peer,
+            Seat {
+                host_name,
+                index,
+                heard: false,
+            },
+        );
+        Ok(Welcome {
+            hub_name: self.name.clone(),
+            address: Some((IpAddr::V4(address), self.subnet.prefix())),
+            gateway: Some(IpAddr::V4(self.subnet.address())),
+            mtu: MTU,
+            features: 0,
+        })
+    }
+
+    /// A link is gone; its member's address stays with it for when it comes back.
+    pub(super) fn remove(&mut self, index: u32, peer: &PeerId) {
+        self.switch.remove_port(PortId(index));
+        if self
+            .members
+            .get(peer)
+            .is_some_and(|seat| seat.index == index)
+        {
+            self.members.remove(peer);
+        }
+    }
+
+    pub(super) fn handle_timeout(&mut self, now: Instant) {
+        self.switch.handle_timeout(now);
+    }
+
+    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+        self.switch.poll_timeout()
+    }
+
+    pub(super) fn table(&self, now: Instant) -> Vec<MacStatus> {
+        let port = |port: PortId| {
+            let member = self
+                .members
+                .iter()
+                .find(|(_, seat)| PortId(seat.index) == port);
+            member.map_or_else(|| "gateway".to_owned(), |(peer, _)| peer.to_string())
+        };
+        let row = |row: Row| MacStatus {
+            mac: row.mac.to_string(),
+            port: port(row.port),
+            age_seconds: row.age.as_secs(),
+        };
+        self.switch.table(now).into_iter().map(row).collect()
+    }
+
+    /// The ports that a frame goes to; the gateway's answers come behind it.
+    fn forward(&mut self, from: PortId, frame: &[u8], now: Instant) -> Vec<PortId> {
+        match self.switch.forward(from, frame, now) {
+            Forwarding::To(port) => vec![port],
+            Forwarding::Flood => self.switch.flood_ports(from).collect(),
+            Forwarding::Filtered(_) => Vec::new(),
+        }
+    }
+}
+
+impl Node {
+    pub(super) fn admit(&mut self, index: u32, peer: PeerId, join: &Join, now: Instant) {
+        let Some(link) = self.links.get_mut(index) else {
+            return;
+        };
+        let Side::Hub(hub) = &mut self.side else {
+            link.refuse(Refusal::NotAHub, now);
+            return;
+        };
+        match hub.admit(index, peer, join, now) {
+            Ok(welcome) => {
+                let address = welcome.address.map(|(address, _)| address);
+                link.welcome(welcome, now);
+                self.events.push_back(Event::MemberJoined {
+                    peer,
+                    host_name: hub.host_name(&peer),
+                    address,
+                });
+            }
+            Err(refusal) => {
+                link.refuse(refusal, now);
+                self.events
+                    .push_back(Event::MemberRefused { peer, refusal });
+            }
+        }
+        self.settle_link(index, now);
+    }
+
+    /// A frame came out of a link: to the card on a member, to the switch on a hub.
+    pub(super) fn handle_link_frame(&mut self, index: u32, frame: Vec<u8>, now: Instant) {
+        match &mut self.side {
+            Side::Member(member) => {
+                if self.frames.len() < super::CARD_QUEUE {
+                    self.frames.push_back(frame);
+                }
+                if let Some(peer) = member.first_frame() {
+                    self.note_first_frame(index, peer);
+                }
+            }
+            Side::Hub(hub) => {
+                let first = hub
+                    .members
+                    .iter_mut()
+                    .find(|(_, seat)| seat.index == index && !seat.heard);
+                let first = first.map(|(peer, seat)| {
+                    seat.heard = true;
+                    *peer
+                });
+                self.switch_frame(PortId(index), &frame, now);
+                if let Some(peer) = first {
+                    self.note_first_frame(index, peer);
+                }
+            }
+        }
+    }
+
+    fn note_first_frame(&mut self, index: u32, peer: PeerId) {
+        let direct = self
+            .links
+            .get(index)
+            .is_some_and(crate::link::Link::is_direct);
+        self.events.push_back(Event::FirstFrame { peer, direct });
+    }
+
+    /// A frame from a port to the ports that it is for.
+    fn switch_frame(&mut self, from: PortId, frame: &[u8], now: Instant) {
+        let Side::Hub(hub) = &mut self.side else {
+            return;
+        };
+        let ports = hub.forward(from, frame, now);
+        if ports.contains(&GATEWAY) {
+            hub.gateway.handle_frame(frame, now);
+        }
+        for port in ports.into_iter().filter(|port| *port != GATEWAY) {
+            self.send_frame(port.0, frame, now);
+        }
+        self.switch_gateway(now);
+    }
+
+    fn switch_gateway(&mut self, now: Instant) {
+        loop {
+            let Side::Hub(hub) = &mut self.side else {
+                return;
+            };
+            let Some(frame) = hub.gateway.poll_frame() else {
+                return;
+            };
+            let ports = hub.forward(GATEWAY, &frame, now);
+            for port in ports {
+                self.send_frame(port.0, &frame, now);
+            }
+        }
+    }
+}

@@ -1,0 +1,321 @@
+//! What do we look like from outside? Asks STUN servers for our reflexive address, from the main socket.
+//!
+//! ```text
+//!   start, network change ─▶ ask every server ──100 ms──200──400──…─▶ (no answer: wait for the next turn)
+//!            ▲                    │ answer: Observation, when it is new
+//!            └── 20 to 26 s ◀─────┘           (the turn also keeps the NAT's binding alive)
+//! ```
+//!
+//! Decides when to ask whom and what to believe; knows nothing of links. The same mapped address at two servers or ports
+//! means that the NAT's mapping is endpoint-independent (RFC 5780, section 4.3). That steers what is tried and never
+//! vetoes anything: many NATs are misjudged.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+
+use crate::SocketId;
+use crate::wire::stun::{self, Class, Message, Transaction};
+
+/// No more servers than this are asked.
+pub const MAX_SERVERS: usize = 8;
+
+/// Asks, and remembers the answers.
+#[derive(Debug)]
+pub struct Observer {
+    servers: Vec<Server>,
+    next_turn: Instant,
+    events: VecDeque<Observation>,
+    rng: StdRng,
+}
+
+/// Our address as a server sees it; told when it is new.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Observation {
+    /// The server.
+    pub server: SocketAddr,
+    /// Our address.
+    pub mapped: SocketAddr,
+}
+
+#[derive(Debug)]
+struct Server {
+    address: SocketAddr,
+    /// The transactions of this turn's requests; empty before the first.
+    asked: Vec<Transaction>,
+    /// When to ask again; `None` once the turn's question is answered or given up.
+    next: Option<Instant>,
+    mapped: Option<SocketAddr>,
+}
+
+impl Observer {
+    /// An observer that knows no server yet; `seed` is where its transaction ids and delays come from.
+    #[must_use]
+    pub fn new(seed: [u8; 32], now: Instant) -> Self {
+        Self {
+            servers: Vec::new(),
+            next_turn: now,
+            events: VecDeque::new(),
+            rng: StdRng::from_seed(seed),
+        }
+    }
+
+    /// The servers to ask from now on, at most [`MAX_SERVERS`]; those that were not known are asked at once.
+    pub fn set_servers(&mut self, addresses: &[SocketAddr], now: Instant) {
+        let mut old = std::mem::take(&mut self.servers);
+        for &address in addresses.iter().take(MAX_SERVERS) {
+            if self.servers.iter().any(|server| server.address == address) {
+                continue;
+            }
+            let known = old.iter().position(|server| server.address == address);
+            self.servers.push(known.map_or_else(
+                || Server::to_ask(address, now),
+                |index| old.swap_remove(index),
+            ));
+        }
+        self.next_turn = self.next_turn.max(now + FIRST_TURN);
+    }
+
+    /// The machine's network is another one now: what was seen is forgotten, every server is asked at once.
+    pub fn network_changed(&mut self, now: Instant) {
+        for server in &mut self.servers {
+            *server = Server::to_ask(server.address, now);
+        }
+        self.next_turn = now + FIRST_TURN;
+    }
+
+    /// A STUN message came in by the main socket. Tells whether it was the answer to one of our questions.
+    pub fn handle_response(&mut self, remote: SocketAddr, message: &Message, now: Instant) -> bool {
+        let _ = now;
+        let asked = |server: &&mut Server| {
+            server.address == remote && server.asked.contains(&message.transaction)
+        };
+        let Some(server) = self.servers.iter_mut().find(asked) else {
+            return false;
+        };
+        let (Class::Success, Some(mapped)) = (message.class, message.mapped) else {
+            return false;
+        };
+        if mapped.port() == 0 || mapped.ip().is_unspecified() || mapped.ip().is_multicast() {
+            return false;
+        }
+        server.next = None;
+        server.asked.clear();
+        if server.mapped.replace(mapped) != Some(mapped) {
+            let server = server.address;
+            self.events.push_back(Observation { server, mapped });
+        }
+        true
+    }
+
+    /// The time of [`Self::poll_timeout`] has come.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        if now >= self.next_turn {
+            self.next_turn = now + self.rng.random_range(TURN);
+            for server in &mut self.servers {
+                server.asked.clear();
+                server.next = Some(now);
+            }
+        }
+    }
+
+    /// The next request to send, if any: by which socket, where to, what.
+    pub fn poll_transmit(&mut self, now: Instant) -> Option<(SocketId, SocketAddr, Vec<u8>)> {
+        let server = self
+            .servers
+            .iter_mut()
+            .find(|server| server.next.is_some_and(|next| next <= now))?;
+        let transaction = self.rng.random();
+        server.asked.push(transaction);
+        server.next = server.wait().map(|wait| now + wait);
+        let request = stun::encode_request(transaction, None, None, Some(stun::REQUEST_SIZE));
+        Some((SocketId::MAIN, server.address, request))
+    }
+
+    /// When to call [`Self::handle_timeout`] (and then [`Self::poll_transmit`]) at the latest.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        let turn = (!self.servers.is_empty()).then_some(self.next_turn);
+        self.servers.iter().filter_map(|s| s.next).chain(turn).min()
+    }
+
+    /// The next address that was not known before, if any.
+    pub fn poll_event(&mut self) -> Option<Observation> {
+        self.events.pop_front()
+    }
+
+    /// Our addresses as seen from outside, each once, the first server's first.
+    #[must_use]
+    pub fn reflexive(&self) -> Vec<SocketAddr> {
+        let mut addresses = Vec::new();
+        for mapped in self.servers.iter().filter_map(|server| server.mapped) {
+            if !addresses.contains(&mapped) {
+                addresses.push(mapped);
+            }
+        }
+        addresses
+    }
+
+    /// Whether the NAT's mapping looks endpoint-independent: the same at two places or more. `None` with fewer answers.
+    #[must_use]
+    pub fn looks_endpoint_independent(&self) -> Option<bool> {
+        let mut verdict = None;
+        for (index, one) in self.servers.iter().enumerate() {
+            for other in &self.servers[index + 1..] {
+                if let (Some(a), Some(b)) = (one.mapped, other.mapped)
+                    && one.address.is_ipv4() == other.address.is_ipv4()
+                {
+                    verdict = Some(verdict.unwrap_or(true) && a == b);
+                }
+            }
+        }
+        verdict
+    }
+}
+
+impl Server {
+    const fn to_ask(address: SocketAddr, now: Instant) -> Self {
+        Self {
+            address,
+            asked: Vec::new(),
+            next: Some(now),
+            mapped: None,
+        }
+    }
+
+    /// How long to wait for the answer to the latest request; `None` to give up for this turn.
+    fn wait(&self) -> Option<Duration> {
+        let doublings = u32::try_from(self.asked.len()).ok()?.checked_sub(1)?;
+        (doublings < MAX_REQUESTS).then(|| RETRANSMISSION * (1 << doublings))
+    }
+}
+
+/// The wait before the first retransmission; it doubles each time.
+const RETRANSMISSION: Duration = Duration::from_millis(100);
+/// Retransmissions of one turn.
+const MAX_REQUESTS: u32 = 5;
+/// Between two turns: less than the 30 s after which the hastiest NATs forget a binding.
+const TURN: std::ops::RangeInclusive<Duration> = Duration::from_secs(20)..=Duration::from_secs(26);
+/// Between the first question and the first turn.
+const FIRST_TURN: Duration = Duration::from_secs(20);
+
+#[cfg(test)]
+#[allow(
+    clippy::disallowed_methods,
+    reason = "tests need some instant to start from"
+)]
+mod tests {
+    use super::*;
+    use crate::wire::stun::{ServerAddresses, answer, encode_response, parse};
+
+    fn address(text: &str) -> SocketAddr {
+        text.parse().expect("an address")
+    }
+
+    fn observer(servers: &[&str], now: Instant) -> Observer {
+        let mut observer = Observer::new([7; 32], now);
+        let servers: Vec<_> = servers.iter().map(|text| address(text)).collect();
+        observer.set_servers(&servers, now);
+        observer
+    }
+
+    /// Answers everything that is asked now, as a NAT that maps with `mapping` lets the servers see it.
+    fn answer_all(
+        observer: &mut Observer,
+        mapping: impl Fn(SocketAddr) -> SocketAddr,
+        now: Instant,
+    ) -> usize {
+        let mut count = 0;
+        while let Some((_, server, request)) = observer.poll_transmit(now) {
+            let addresses = ServerAddresses {
+                origin: server,
+                other: None,
+            };
+            let reply = answer(&request, mapping(server), &addresses).expect("an answer");
+            assert!(observer.handle_response(server, &parse(&reply).expect("a message"), now));
+            count += 1;
+        }
+        count
+    }
+
+    const SERVERS: [&str; 2] = ["203.0.113.1:3478", "203.0.113.1:3479"];
+
+    #[test]
+    fn a_mapping_is_told_once_and_again_when_it_changes() {
+        let start = Instant::now();
+        let mut observer = observer(&SERVERS, start);
+        let mapped = address("192.0.2.1:4000");
+        assert_eq!(answer_all(&mut observer, |_| mapped, start), 2);
+        let server = address(SERVERS[0]);
+        assert_eq!(observer.poll_event(), Some(Observation { server, mapped }));
+        assert!(observer.poll_event().is_some() && observer.poll_event().is_none());
+        assert_eq!(observer.reflexive(), [mapped]);
+        assert_eq!(observer.looks_endpoint_independent(), Some(true));
+
+        let turn = observer.poll_timeout().expect("a turn");
+        assert!((20..=26).contains(&(turn - start).as_secs()));
+        observer.handle_timeout(turn);
+        assert_eq!(answer_all(&mut observer, |_| mapped, turn), 2);
+        assert_eq!(observer.poll_event(), None, "nothing new");
+
+        observer.network_changed(turn);
+        answer_all(
+            &mut observer,
+            |server| address(&format!("192.0.2.1:{}", server.port())),
+            turn,
+        );
+        assert!(observer.poll_event().is_some());
+        assert_eq!(observer.looks_endpoint_independent(), Some(false));
+    }
+
+    #[test]
+    fn silence_is_met_with_a_bounded_number_of_requests() {
+        let start = Instant::now();
+        let (mut observer, mut now, mut sent) = (observer(&SERVERS[..1], start), start, Vec::new());
+        while now < start + FIRST_TURN {
+            while observer.poll_transmit(now).is_some() {
+                sent.push((now - start).as_millis());
+            }
+            now = observer.poll_timeout().expect("it never stops");
+            observer.handle_timeout(now);
+        }
+        assert_eq!(sent, [0, 100, 300, 700, 1500, 3100]);
+        assert!(
+            observer.poll_transmit(now).is_some(),
+            "and again at the next turn"
+        );
+    }
+
+    #[test]
+    fn a_stranger_answers_nothing() {
+        let now = Instant::now();
+        let mut observer = observer(&SERVERS[..1], now);
+        let (_, server, request) = observer.poll_transmit(now).expect("a request");
+        let transaction = parse(&request).expect("own bytes").transaction;
+        let message = |transaction, mapped| {
+            parse(&encode_response(transaction, address(mapped), None)).expect("own bytes")
+        };
+        let good = message(transaction, "192.0.2.1:4000");
+        assert!(
+            !observer.handle_response(address("203.0.113.9:3478"), &good, now),
+            "other source"
+        );
+        assert!(
+            !observer.handle_response(server, &message([0; 12], "192.0.2.1:4000"), now),
+            "other transaction"
+        );
+        assert!(
+            !observer.handle_response(server, &message(transaction, "192.0.2.1:0"), now),
+            "impossible"
+        );
+        assert!(
+            !observer.handle_response(server, &parse(&request).expect("own bytes"), now),
+            "echo"
+        );
+        assert_eq!(observer.poll_event(), None);
+        assert!(observer.handle_response(server, &good, now));
+    }
+}

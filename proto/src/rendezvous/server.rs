@@ -1,0 +1,619 @@
+//! The server's half: registers, observes, relays; blind to what it relays.
+//!
+//! ```text
+//!  datagram ─┬─ 34: registry ─▶ the same bytes, other channel, to the other end      (no memory taken, no copy)
+//!            ├─ STUN ─▶ answer, not larger than the question                         (no state)
+//!            └─ QUIC ─▶ Retry until the address is proven ─▶ keys proved ─▶ Register ─▶ registry
+//! ```
+//!
+//! It decides who is here and what passes. It does not know what passes, and it has no socket: several servers fit into
+//! one test.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use serde::Serialize;
+
+use super::quic::{Event, Goodbye, Id, Lost, Quic, Received};
+use super::{ALPN, Channel, CloseReason, ToPeer, ToRendezvous};
+use crate::identity::{Identity, PeerId, tls};
+use crate::wire::{self, Kind, relay, stun};
+use crate::{SocketId, Transmit};
+
+mod limits;
+mod registry;
+
+pub use limits::Rate;
+use limits::SourceBuckets;
+pub use registry::RegistryLimits;
+use registry::{NoRoute, Notice, Registry, Slot};
+
+/// The second socket, which answers STUN alone.
+pub const ALTERNATE: SocketId = SocketId(1);
+
+/// What a rendezvous is told at its start.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Its addresses as the Internet sees them, as far as they are known: for STUN's RESPONSE-ORIGIN and OTHER-ADDRESS.
+    pub addresses: Vec<IpAddr>,
+    /// The port of the main socket.
+    pub port: u16,
+    /// The port of the second socket, if there is one.
+    pub alternate_port: Option<u16>,
+    /// What it lets others ask of it.
+    pub limits: Limits,
+}
+
+/// What a rendezvous lets others ask of it.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Limits of registered peers.
+    pub registry: RegistryLimits,
+    /// Connections that have not registered yet.
+    pub handshakes: usize,
+    /// Datagrams from one IPv4 address or IPv6 /64 that has proved nothing; the rest is dropped unread.
+    pub unproven: Rate,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            registry: RegistryLimits {
+                peers: 100_000,
+                channels_per_peer: 256,
+                // A peer that comes back opens all its channels again at once.
+                requests: Rate {
+                    burst: 1024,
+                    per_second: 64,
+                },
+                introductions: Rate {
+                    burst: 512,
+                    per_second: 64,
+                },
+                // A gigabit per second, an eighth of a second at once.
+                relayed_bytes: Rate {
+                    burst: 16_000_000,
+                    per_second: 125_000_000,
+                },
+            },
+            handshakes: 1024,
+            // A whole office behind one address may come back at once; a registration takes about ten datagrams.
+            unproven: Rate {
+                burst: 2000,
+                per_second: 400,
+            },
+        }
+    }
+}
+
+/// What a rendezvous tells its driver, for the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ServerEvent {
+    /// A peer is here.
+    Registered {
+        /// Its key.
+        peer: PeerId,
+        /// Its address.
+        address: SocketAddr,
+    },
+    /// A peer proved another address.
+    Moved {
+        /// Its key.
+        peer: PeerId,
+        /// The new address.
+        address: SocketAddr,
+    },
+    /// A peer registered anew; its former registration is over.
+    Replaced {
+        /// Its key.
+        peer: PeerId,
+    },
+    /// A peer is here no more.
+    Gone {
+        /// Its key.
+        peer: PeerId,
+        /// Why, in a few words.
+        reason: String,
+    },
+}
+
+/// Counters since the start, and what is here now.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Stats {
+    /// Peers that are registered now.
+    pub peers: usize,
+    /// Channels that are open now.
+    pub channels: usize,
+    /// QUIC connections now, ending ones included.
+    pub connections: usize,
+    /// Registrations since the start.
+    pub registrations: u64,
+    /// Datagrams relayed.
+    pub relayed_datagrams: u64,
+    /// Bytes of them, header included.
+    pub relayed_bytes: u64,
+    /// STUN answers sent.
+    pub stun_answers: u64,
+    /// Datagrams of no known kind, or malformed.
+    pub dropped_malformed: u64,
+    /// Datagrams to relay that came from no registered peer's proven address.
+    pub dropped_unknown_source: u64,
+    /// Datagrams to relay on a channel that is not open.
+    pub dropped_unknown_channel: u64,
+    /// Datagrams over a limit, of a peer or of an unproven source.
+    pub dropped_limit: u64,
+}
+
+/// A rendezvous.
+pub struct Server {
+    quic: Quic<ToRendezvous>,
+    registry: Registry,
+    config: Config,
+    sources: SourceBuckets,
+    sessions: BTreeMap<Id, Session>,
+    /// Connections that must register until then, or leave.
+    deadlines: BTreeSet<(Instant, Id)>,
+    stun_answers: VecDeque<Transmit>,
+    events: VecDeque<ServerEvent>,
+    stats: Stats,
+    rng: StdRng,
+    last_now: Instant,
+}
+
+/// A connection that is not over.
+struct Session {
+    state: State,
+    /// The address that Retry proved when it began.
+    first_address: SocketAddr,
+    deadline: Option<Instant>,
+}
+
+enum State {
+    /// Keys are not proved yet.
+    Handshaking,
+    /// The key is proved; nothing was asked yet.
+    Proved(PeerId),
+    Registered {
+        peer: PeerId,
+        slot: Slot,
+        /// An address that it must prove, and how.
+        moving: Option<(SocketAddr, u64)>,
+    },
+    /// Told that it is replaced; expected to hang up.
+    Replaced,
+}
+
+impl Server {
+    /// A rendezvous with that key. `seed` is 32 bytes from the system's randomness.
+    #[must_use]
+    pub fn new(identity: &Identity, config: Config, seed: [u8; 32], now: Instant) -> Self {
+        let mut rng = StdRng::from_seed(seed);
+        let mut draw = || {
+            let mut bytes = [0; 32];
+            rng.fill_bytes(&mut bytes);
+            bytes
+        };
+        let tls = tls::server_config(identity, &[ALPN]);
+        Self {
+            quic: Quic::server(identity, tls, draw(), now),
+            sources: SourceBuckets::new(draw(), now),
+            registry: Registry::new(config.limits.registry),
+            config,
+            sessions: BTreeMap::new(),
+            deadlines: BTreeSet::new(),
+            stun_answers: VecDeque::new(),
+            events: VecDeque::new(),
+            stats: Stats::default(),
+            rng,
+            last_now: now,
+        }
+    }
+
+    /// A UDP datagram came in. When it is to be relayed it is rewritten in place and its new destination returned: the
+    /// caller sends `payload` as it is now there by the main socket, after what [`Self::poll_transmit`] gives.
+    pub fn handle_datagram(
+        &mut self,
+        socket: SocketId,
+        remote: SocketAddr,
+        payload: &mut [u8],
+        now: Instant,
+    ) -> Option<SocketAddr> {
+        self.last_now = now;
+        match wire::classify(payload) {
+            Some(Kind::Relayed) if socket == SocketId::MAIN => {
+                return self.relay(remote, payload, now);
+            }
+            Some(Kind::Quic) if socket == SocketId::MAIN => {
+                self.handle_quic(remote, payload, now);
+            }
+            Some(Kind::Stun) => self.handle_stun(socket, remote, payload, now),
+            _ => self.stats.dropped_malformed += 1,
+        }
+        None
+    }
+
+    /// The time of [`Self::poll_timeout`] has come.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        self.last_now = now;
+        while let Some(&(due, id)) = self.deadlines.first()
+            && due <= now
+        {
+            self.hang_up(id, Goodbye::Limit, now);
+            self.deadlines.remove(&(due, id));
+        }
+        self.quic.handle_timeout(now);
+        self.handle_quic_events(now);
+    }
+
+    /// Says goodbye to everybody; what is to be sent is still in [`Self::poll_transmit`].
+    pub fn stop(&mut self, now: Instant) {
+        self.last_now = now;
+        self.deadlines.clear();
+        for id in std::mem::take(&mut self.sessions).into_keys() {
+            self.quic.close(id, Goodbye::Stopped, now);
+        }
+    }
+
+    /// The next datagram to send, if any.
+    pub fn poll_transmit(&mut self, now: Instant) -> Option<Transmit> {
+        self.last_now = now;
+        if let Some((destination, contents)) = self.quic.poll_transmit(now) {
+            return Some(Transmit::datagram(destination, contents));
+        }
+        self.stun_answers.pop_front()
+    }
+
+    /// The next thing to log, if any.
+    pub fn poll_event(&mut self) -> Option<ServerEvent> {
+        self.events.pop_front()
+    }
+
+    /// When to call [`Self::handle_timeout`] at the latest; at once while something is to be sent.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        if !self.stun_answers.is_empty() {
+            return Some(self.last_now);
+        }
+        let deadline = self.deadlines.first().map(|&(due, _)| due);
+        let quic = self.quic.poll_timeout(self.last_now);
+        deadline.into_iter().chain(quic).min()
+    }
+
+    /// Counters.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        Stats {
+            peers: self.registry.peers(),
+            channels: self.registry.channels(),
+            connections: self.quic.len(),
+            ..self.stats
+        }
+    }
+
+    fn relay(
+        &mut self,
+        remote: SocketAddr,
+        payload: &mut [u8],
+        now: Instant,
+    ) -> Option<SocketAddr> {
+        let Ok((channel, _)) = relay::parse(payload) else {
+            self.stats.dropped_malformed += 1;
+            return None;
+        };
+        match self.registry.route(remote, channel, payload.len(), now) {
+            Ok((destination, channel)) => {
+                relay::readdress(payload, channel);
+                self.stats.relayed_datagrams += 1;
+                self.stats.relayed_bytes += payload.len() as u64;
+                Some(destination)
+            }
+            Err(why) => {
+                *self.counter(why) += 1;
+                None
+            }
+        }
+    }
+
+    const fn counter(&mut self, why: NoRoute) -> &mut u64 {
+        match why {
+            NoRoute::UnknownSource => &mut self.stats.dropped_unknown_source,
+            NoRoute::UnknownChannel | NoRoute::NoAddress => &mut self.stats.dropped_unknown_channel,
+            NoRoute::Limit => &mut self.stats.dropped_limit,
+        }
+    }
+
+    /// Whether an unproven source may have one more datagram read.
+    fn admit_source(&mut self, remote: SocketAddr, now: Instant) -> bool {
+        let rate = self.config.limits.unproven;
+        let admitted = self.sources.take(remote.ip(), 1, rate, now);
+        self.stats.dropped_limit += u64::from(!admitted);
+        admitted
+    }
+
+    fn handle_stun(&mut self, socket: SocketId, remote: SocketAddr, payload: &[u8], now: Instant) {
+        if self.stun_answers.len() >= MAX_STUN_ANSWERS || !self.admit_source(remote, now) {
+            return;
+        }
+        let Some(contents) = stun::answer(payload, remote, &self.stun_addresses(socket, remote))
+        else {
+            self.stats.dropped_malformed += 1;
+            return;
+        };
+        self.stats.stun_answers += 1;
+        self.stun_answers.push_back(Transmit {
+            socket,
+            ..Transmit::datagram(remote, contents)
+        });
+    }
+
+    /// The addresses of our two sockets, of the family of `remote`.
+    fn stun_addresses(&self, socket: SocketId, remote: SocketAddr) -> stun::ServerAddresses {
+        let main = self.config.port;
+        let alternate = self.config.alternate_port;
+        let known = self.config.addresses.iter().copied();
+        let known = known
+            .filter(|ip| ip.is_ipv4() == remote.is_ipv4())
+            .find(|ip| !ip.is_unspecified());
+        let (own, other) = if socket == SocketId::MAIN {
+            (main, alternate)
+        } else {
+            (alternate.unwrap_or(main), Some(main))
+        };
+        stun::ServerAddresses {
+            origin: SocketAddr::new(known.unwrap_or_else(|| unspecified(remote)), own),
+            other: known.zip(other).map(|(ip, port)| SocketAddr::new(ip, port)),
+        }
+    }
+
+    fn handle_quic(&mut self, remote: SocketAddr, payload: &[u8], now: Instant) {
+        if !self.registry.knows(remote) && !self.admit_source(remote, now) {
+            return;
+        }
+        let limits = &self.config.limits;
+        let admit = self.deadlines.len() < limits.handshakes
+            && self.quic.len() < limits.registry.peers + limits.handshakes;
+        match self.quic.handle_datagram(remote, payload, admit, now) {
+            Received::Accepted(id) => self.begin(id, remote, now),
+            Received::Dropped => self.stats.dropped_malformed += 1,
+            Received::Known | Received::Answered => {}
+        }
+        self.handle_quic_events(now);
+    }
+
+    fn begin(&mut self, id: Id, remote: SocketAddr, now: Instant) {
+        let deadline = now + REGISTER_WITHIN;
+        self.deadlines.insert((deadline, id));
+        let session = Session {
+            state: State::Handshaking,
+            first_address: remote,
+            deadline: Some(deadline),
+        };
+        self.sessions.insert(id, session);
+    }
+
+    fn handle_quic_events(&mut self, now: Instant) {
+        while let Some(event) = self.quic.poll_event() {
+            match event {
+                Event::Connected { id, peer } => {
+                    if let Some(session) = self.sessions.get_mut(&id) {
+                        session.state = State::Proved(peer);
+                    }
+                }
+                Event::Message { id, message } => self.handle_message(id, message, now),
+                Event::AddressChanged { id, remote } => self.ask_for_proof(id, remote, now),
+                Event::Lost { id, why } => self.end(id, &why, now),
+            }
+        }
+    }
+
+    fn handle_message(&mut self, id: Id, message: ToRendezvous, now: Instant) {
+        let Some(session) = self.sessions.get(&id) else {
+            return;
+        };
+        match (&session.state, message) {
+            (&State::Proved(peer), ToRendezvous::Register { .. }) => self.register(id, peer, now),
+            (&State::Registered { .. }, ToRendezvous::Register { .. }) => self.welcome(id, now),
+            (&State::Registered { peer, slot, .. }, ToRendezvous::Open { channel, peer: to }) => {
+                self.open(id, (peer, slot), channel, to, now);
+            }
+            (&State::Registered { slot, .. }, ToRendezvous::Close { channel }) => {
+                let notice = self.registry.close(slot, channel);
+                self.tell(notice, CloseReason::ClosedByPeer, now);
+            }
+            (&State::Registered { .. }, ToRendezvous::Proof { nonce }) => {
+                self.take_proof(id, nonce, now);
+            }
+            (State::Replaced, _) => {}
+            (State::Handshaking | State::Proved(_), _) => {
+                self.hang_up(id, Goodbye::Malformed, now);
+            }
+        }
+    }
+
+    fn register(&mut self, id: Id, peer: PeerId, now: Instant) {
+        if let Some((slot, former)) = self.registry.find(peer) {
+            self.replace(former, slot, peer, now);
+        }
+        let Some(session) = self.sessions.get_mut(&id) else {
+            return;
+        };
+        let address = session.first_address;
+        let Some(slot) = self.registry.register(peer, id, address, now) else {
+            return self.hang_up(id, Goodbye::Limit, now);
+        };
+        session.state = State::Registered {
+            peer,
+            slot,
+            moving: None,
+        };
+        if let Some(deadline) = session.deadline.take() {
+            self.deadlines.remove(&(deadline, id));
+        }
+        self.stats.registrations += 1;
+        self.events
+            .push_back(ServerEvent::Registered { peer, address });
+        self.welcome(id, now);
+        if let Some(remote) = self.quic.remote(id)
+            && remote != address
+        {
+            self.ask_for_proof(id, remote, now);
+        }
+    }
+
+    /// Ends the former registration of a key that registers anew: whoever proves the key last has it.
+    fn replace(&mut self, former: Id, slot: Slot, peer: PeerId, now: Instant) {
+        let notices = self.registry.remove(slot);
+        self.tell(notices, CloseReason::PeerGone, now);
+        self.quic.send(former, &ToPeer::Replaced, now);
+        if let Some(session) = self.sessions.get_mut(&former) {
+            let deadline = now + REGISTER_WITHIN;
+            session.state = State::Replaced;
+            session.deadline = Some(deadline);
+            self.deadlines.insert((deadline, former));
+        }
+        self.events.push_back(ServerEvent::Replaced { peer });
+    }
+
+    fn welcome(&mut self, id: Id, now: Instant) {
+        let Some(observed) = self.quic.remote(id) else {
+            return;
+        };
+        let alternate = self.config.alternate_port.into_iter();
+        let registered = ToPeer::Registered {
+            observed,
+            stun: alternate
+                .map(|port| SocketAddr::new(unspecified(observed), port))
+                .collect(),
+            features: 0,
+        };
+        self.quic.send(id, &registered, now);
+    }
+
+    fn open(
+        &mut self,
+        id: Id,
+        (peer, slot): (PeerId, Slot),
+        channel: Channel,
+        to: PeerId,
+        now: Instant,
+    ) {
+        let opened = if self.registry.take_request(slot, now) {
+            self.registry.open(slot, channel, to, now)
+        } else {
+            Err(CloseReason::Limit)
+        };
+        match opened {
+            Ok(other) => {
+                let channel = other.channel;
+                let incoming = ToPeer::Incoming { channel, peer };
+                self.quic.send(other.connection, &incoming, now);
+            }
+            Err(reason) => {
+                self.quic.send(id, &ToPeer::Closed { channel, reason }, now);
+            }
+        }
+    }
+
+    /// A peer's datagrams come from elsewhere. Nothing is relayed there before it shows that it reads what is sent there:
+    /// a true datagram that somebody caught and sent on from a victim's address must not turn the relay on the victim.
+    fn ask_for_proof(&mut self, id: Id, remote: SocketAddr, now: Instant) {
+        let nonce = self.rng.next_u64();
+        if let Some(Session {
+            state: State::Registered { moving, .. },
+            ..
+        }) = self.sessions.get_mut(&id)
+        {
+            *moving = Some((remote, nonce));
+            self.quic.send(id, &ToPeer::Prove { nonce }, now);
+        }
+    }
+
+    fn take_proof(&mut self, id: Id, nonce: u64, now: Instant) {
+        let remote = self.quic.remote(id);
+        let Some(Session {
+            state: State::Registered { peer, slot, moving },
+            ..
+        }) = self.sessions.get_mut(&id)
+        else {
+            return;
+        };
+        // Not when it has moved on since it was asked: then another question is on its way.
+        if let Some((address, asked)) = *moving
+            && asked == nonce
+            && remote == Some(address)
+        {
+            *moving = None;
+            let peer = *peer;
+            self.registry.set_address(*slot, address);
+            self.events.push_back(ServerEvent::Moved { peer, address });
+            self.welcome(id, now);
+        }
+    }
+
+    /// Ends a connection that is not registered.
+    fn hang_up(&mut self, id: Id, why: Goodbye, now: Instant) {
+        self.quic.close(id, why, now);
+        if let Some(deadline) = self.sessions.remove(&id).and_then(|it| it.deadline) {
+            self.deadlines.remove(&(deadline, id));
+        }
+    }
+
+    fn end(&mut self, id: Id, why: &Lost, now: Instant) {
+        let Some(session) = self.sessions.remove(&id) else {
+            return;
+        };
+        if let Some(deadline) = session.deadline {
+            self.deadlines.remove(&(deadline, id));
+        }
+        if let State::Registered { peer, slot, .. } = session.state {
+            let notices = self.registry.remove(slot);
+            self.tell(notices, CloseReason::PeerGone, now);
+            let reason = reason(why);
+            self.events.push_back(ServerEvent::Gone { peer, reason });
+        }
+    }
+
+    /// Tells the ends of channels that they have ended.
+    fn tell(
+        &mut self,
+        notices: impl IntoIterator<Item = Notice>,
+        reason: CloseReason,
+        now: Instant,
+    ) {
+        for Notice {
+            connection,
+            channel,
+        } in notices
+        {
+            let closed = ToPeer::Closed { channel, reason };
+            self.quic.send(connection, &closed, now);
+        }
+    }
+}
+
+fn reason(why: &Lost) -> String {
+    match why {
+        Lost::Silent => "not heard of any more".into(),
+        Lost::Restarted => "its connection is unknown to it".into(),
+        Lost::Malformed => "it broke the rules of the conversation".into(),
+        Lost::Goodbye(_) => "it said goodbye".into(),
+        Lost::Refused | Lost::OtherVersion => "no connection".into(),
+        Lost::Broken(text) => text.clone(),
+    }
+}
+
+/// "The same address as you reached me at", in the family of `like`.
+const fn unspecified(like: SocketAddr) -> IpAddr {
+    match like {
+        SocketAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        SocketAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+    }
+}
+
+/// From the first datagram of a proven address to its registration, at most; also the time to hang up when replaced.
+const REGISTER_WITHIN: Duration = Duration::from_secs(10);
+/// Answers that wait for the driver; more are not made.
+const MAX_STUN_ANSWERS: usize = 1024;

@@ -1,0 +1,308 @@
+//! A hub behind one NAT, a member behind another, a rendezvous on the Internet: real nodes of `proto` on the pretended
+//! Internet of `sim`, under its virtual clock.
+//!
+//! ```text
+//!   office ─[NAT]─ access ──┐                      S: round trip peer – rendezvous = 2 × access
+//!                           ├── Internet ── vps    R: round trip peer – peer       = 4 × access
+//!   home ───[NAT]─ access ──┘
+//! ```
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use kuguri_proto::gateway::subnet::Subnet;
+use kuguri_proto::identity::{Identity, PeerId};
+use kuguri_proto::node::{Command, Config, Event, HubConfig, MemberConfig, Node, RendezvousServer, Role};
+use kuguri_proto::rendezvous::server;
+use kuguri_proto::wire::control::Credential;
+use kuguri_proto::wire::ethernet::MacAddr;
+use kuguri_proto::{SocketId, Transmit};
+use kuguri_sim::link::LinkConfig;
+use kuguri_sim::nat::NatConfig;
+use kuguri_sim::network::{Access, HostId, Logging, Network, RouterConfig, RouterId};
+use kuguri_sim::packet::{Body, Packet};
+use kuguri_sim::run::{Host, Simulation};
+
+/// Where the rendezvous is.
+pub const VPS: IpAddr = IpAddr::V4(Ipv4Addr::new(203, 0, 113, 10));
+/// Its port; the alternate one is the next.
+pub const PORT: u16 = 7777;
+/// The port that every peer binds.
+const PEER_PORT: u16 = 40_000;
+/// The invite's token.
+const TOKEN: [u8; 16] = [7; 16];
+
+/// What a world is made of.
+#[derive(Clone, Debug)]
+pub struct Scene {
+    /// Everything random follows from it.
+    pub seed: u64,
+    /// The NAT before the office.
+    pub office: NatConfig,
+    /// The NAT before the home.
+    pub home: NatConfig,
+    /// Each side's access link, one way.
+    pub access: LinkConfig,
+    /// Whether to keep an event log.
+    pub logging: Logging,
+}
+
+/// The machines, running.
+pub struct World {
+    /// Network and programs.
+    pub simulation: Simulation<Machine>,
+    /// The hub's host.
+    pub office: HostId,
+    /// The member's host.
+    pub home: HostId,
+    /// The rendezvous's host.
+    pub vps: HostId,
+    /// The NATs before office and home.
+    pub routers: [RouterId; 2],
+    /// When it began.
+    pub start: Instant,
+}
+
+/// A program on a host.
+pub enum Machine {
+    /// A node.
+    Peer(Box<Peer>),
+    /// The rendezvous.
+    Rendezvous(Box<Rendezvous>),
+}
+
+/// A node with what a driver adds, and what it told.
+pub struct Peer {
+    /// The node.
+    pub node: Node,
+    /// All events, with their times.
+    pub events: Vec<(Instant, Event)>,
+    /// All frames for the virtual LAN card, with their times.
+    pub frames: Vec<(Instant, Vec<u8>)>,
+    /// Datagrams sent.
+    pub sent: u64,
+    address: SocketAddr,
+}
+
+/// The server with its sockets.
+pub struct Rendezvous {
+    /// The server.
+    pub server: server::Server,
+    forwarded: Vec<Transmit>,
+}
+
+impl World {
+    /// Builds the scene; office and home start at once.
+    #[must_use]
+    pub fn new(scene: &Scene) -> Self {
+        let start = Instant::now();
+        let mut network = Network::new(scene.seed, start);
+        network.set_logging(scene.logging);
+        let vps = network.add_host();
+        network.attach(vps, Network::INTERNET, &[VPS], Access::default()).expect("a free address");
+        let mut side = |nat: &NatConfig, outside: [u8; 4], inside: [u8; 4]| {
+            let access = Access::symmetric(scene.access.clone());
+            let config = RouterConfig::new(nat.clone(), IpAddr::from(outside), access);
+            let (router, lan) = network.add_router(Network::INTERNET, config).expect("a free address");
+            let host = network.add_host();
+            network.attach(host, lan, &[IpAddr::from(inside)], Access::default()).expect("a free address");
+            (host, router)
+        };
+        let (office, office_router) = side(&scene.office, [198, 51, 100, 1], [192, 168, 1, 10]);
+        let (home, home_router) = side(&scene.home, [198, 51, 100, 2], [192, 168, 7, 20]);
+        let mut simulation = Simulation::new(network, start);
+        let rendezvous = Identity::from_seed(&seed(scene.seed, 0));
+        simulation.insert(vps, Machine::Rendezvous(Box::new(Rendezvous::new(&rendezvous, scene.seed, start))));
+        let hub = Identity::from_seed(&seed(scene.seed, 1));
+        let member = MemberConfig {
+            hub: hub.id(),
+            credential: Credential::Token(TOKEN),
+            mac: MacAddr::locally_administered([0x02, 0, 0, 0, 0, 2]),
+        };
+        let subnet = Subnet::new(Ipv4Addr::new(192, 168, 30, 1), 24).expect("a host's address");
+        let hub_role = Role::Hub(HubConfig { name: "office".to_owned(), tokens: vec![TOKEN], subnet });
+        let peer = |identity: Identity, role: Role, number: u8, address: [u8; 4]| {
+            let config = Config {
+                identity,
+                role,
+                rendezvous: RendezvousServer {
+                    addresses: vec![SocketAddr::new(VPS, PORT)],
+                    key: Some(rendezvous.id()),
+                },
+                host_name: format!("machine-{number}"),
+                seed: seed(scene.seed, 10 + number),
+                aes_in_hardware: true,
+            };
+            Machine::Peer(Box::new(Peer::new(config, SocketAddr::new(IpAddr::from(address), PEER_PORT), start)))
+        };
+        simulation.insert(office, peer(hub, hub_role, 1, [192, 168, 1, 10]));
+        let identity = Identity::from_seed(&seed(scene.seed, 2));
+        simulation.insert(home, peer(identity, Role::Member(member), 2, [192, 168, 7, 20]));
+        Self { simulation, office, home, vps, routers: [office_router, home_router], start }
+    }
+
+    /// A node, to look at.
+    #[must_use]
+    pub fn peer(&self, host: HostId) -> &Peer {
+        peer_of(&self.simulation, host)
+    }
+
+    /// A node, to tell something.
+    pub fn peer_mut(&mut self, host: HostId) -> &mut Peer {
+        match self.simulation.host_mut(host) {
+            Some(Machine::Peer(peer)) => peer,
+            _ => panic!("no peer runs on {host}"),
+        }
+    }
+
+    /// Runs until a host has told such an event; when that was.
+    ///
+    /// # Panics
+    /// When it does not within `patience`.
+    pub fn wait_for(&mut self, host: HostId, patience: Duration, wanted: impl Fn(&Event) -> bool) -> Instant {
+        self.try_wait_for(host, patience, &wanted).unwrap_or_else(|| {
+            panic!("{host} did not tell it within {patience:?}; it told {:?}", self.told(host));
+        })
+    }
+
+    /// Runs until a host has told such an event, or `patience` is over.
+    pub fn try_wait_for(&mut self, host: HostId, patience: Duration, wanted: impl Fn(&Event) -> bool) -> Option<Instant> {
+        let deadline = self.simulation.now() + patience;
+        let told = |simulation: &Simulation<Machine>| {
+            let events = &peer_of(simulation, host).events;
+            events.iter().find(|(_, event)| wanted(event)).map(|(at, _)| *at)
+        };
+        let found = self.simulation.run_until_some(deadline, |simulation| told(simulation).is_some());
+        found.expect("time advances").then(|| told(&self.simulation)).flatten()
+    }
+
+    /// Runs for a while.
+    pub fn run_for(&mut self, time: Duration) {
+        self.simulation.run_until(self.simulation.now() + time).expect("time advances");
+    }
+
+    /// A host's events, with their times since the start in milliseconds.
+    #[must_use]
+    pub fn told(&self, host: HostId) -> Vec<(f64, Event)> {
+        let told = self.peer(host).events.iter();
+        told.map(|(at, event)| ((*at - self.start).as_secs_f64() * 1e3, event.clone())).collect()
+    }
+
+    /// Gives a frame to a host's node, as its virtual LAN card would.
+    pub fn send_frame(&mut self, host: HostId, frame: &[u8]) {
+        let now = self.simulation.now();
+        self.peer_mut(host).node.handle_frame(frame, now);
+    }
+
+    /// The hub's key.
+    #[must_use]
+    pub fn hub_id(scene: &Scene) -> PeerId {
+        Identity::from_seed(&seed(scene.seed, 1)).id()
+    }
+}
+
+fn peer_of(simulation: &Simulation<Machine>, host: HostId) -> &Peer {
+    match simulation.host(host) {
+        Some(Machine::Peer(peer)) => peer,
+        _ => panic!("no peer runs on {host}"),
+    }
+}
+
+/// 32 bytes for one use in a world of this seed.
+fn seed(world: u64, purpose: u8) -> [u8; 32] {
+    let mut bytes = [purpose; 32];
+    bytes[..8].copy_from_slice(&world.to_be_bytes());
+    bytes
+}
+
+impl Peer {
+    fn new(config: Config, address: SocketAddr, now: Instant) -> Self {
+        let mut node = Node::new(config, now);
+        node.handle_command(Command::LocalAddresses(vec![address]), now);
+        let mut peer = Self { node, events: Vec::new(), frames: Vec::new(), sent: 0, address };
+        peer.drain(now);
+        peer
+    }
+
+    fn drain(&mut self, now: Instant) {
+        self.events.extend(std::iter::from_fn(|| self.node.poll_event()).map(|event| (now, event)));
+        self.frames.extend(std::iter::from_fn(|| self.node.poll_frame()).map(|frame| (now, frame)));
+    }
+}
+
+impl Rendezvous {
+    fn new(identity: &Identity, world: u64, now: Instant) -> Self {
+        let config = server::Config {
+            addresses: vec![VPS],
+            port: PORT,
+            alternate_port: Some(PORT + 1),
+            limits: server::Limits::default(),
+        };
+        Self { server: server::Server::new(identity, config, seed(world, 3), now), forwarded: Vec::new() }
+    }
+
+    /// Takes a datagram; a relayed one goes straight on.
+    fn handle_datagram(&mut self, port: u16, remote: SocketAddr, payload: &mut Vec<u8>, now: Instant) {
+        let socket = SocketId(port.saturating_sub(PORT));
+        if let Some(destination) = self.server.handle_datagram(socket, remote, payload, now) {
+            self.forwarded.push(Transmit::datagram(destination, std::mem::take(payload)));
+        }
+    }
+}
+
+impl Host for Machine {
+    fn handle_packet(&mut self, packet: Packet, now: Instant) {
+        let Body::Udp { source_port, destination_port, mut payload } = packet.body else { return };
+        let remote = SocketAddr::new(packet.source, source_port);
+        match self {
+            Self::Peer(peer) => {
+                peer.node.handle_datagram(SocketId::MAIN, remote, &mut payload, now);
+                peer.drain(now);
+            }
+            Self::Rendezvous(rendezvous) => rendezvous.handle_datagram(destination_port, remote, &mut payload, now),
+        }
+    }
+
+    fn poll_packet(&mut self, now: Instant) -> Option<Packet> {
+        let (source, transmit) = match self {
+            Self::Peer(peer) => {
+                let transmit = peer.node.poll_transmit(now)?;
+                peer.sent += 1;
+                peer.drain(now);
+                (peer.address, transmit)
+            }
+            Self::Rendezvous(rendezvous) => {
+                let transmit = rendezvous.forwarded.pop().or_else(|| rendezvous.server.poll_transmit(now))?;
+                (SocketAddr::new(VPS, PORT + transmit.socket.0), transmit)
+            }
+        };
+        Some(Packet {
+            source: source.ip(),
+            destination: transmit.destination.ip(),
+            ttl: transmit.ttl.unwrap_or(64),
+            dont_fragment: true,
+            body: Body::Udp {
+                source_port: source.port(),
+                destination_port: transmit.destination.port(),
+                payload: transmit.contents,
+            },
+        })
+    }
+
+    fn poll_timeout(&self) -> Option<Instant> {
+        match self {
+            Self::Peer(peer) => peer.node.poll_timeout(),
+            Self::Rendezvous(rendezvous) => rendezvous.server.poll_timeout(),
+        }
+    }
+
+    fn handle_timeout(&mut self, now: Instant) {
+        match self {
+            Self::Peer(peer) => {
+                peer.node.handle_timeout(now);
+                peer.drain(now);
+            }
+            Self::Rendezvous(rendezvous) => rendezvous.server.handle_timeout(now),
+        }
+    }
+}
