@@ -80,8 +80,8 @@ impl Lab {
     ) -> Result<Self, Refusal> {
         let mut namespaces = BTreeMap::new();
         let mut cards = BTreeMap::new();
-        for (number, machine) in (1..).zip(machines) {
-            let (namespace, card) = build(&machine, number, attachment)?;
+        for machine in machines {
+            let (namespace, card) = build(&machine, attachment)?;
             cards.insert(machine.host, card);
             namespaces.insert(machine.name, namespace);
         }
@@ -157,17 +157,13 @@ pub fn without_capabilities(command: &mut Command) -> &mut Command {
 }
 
 /// One machine: namespace, loopback, interface, addresses, routes.
-fn build(
-    machine: &Machine,
-    number: u16,
-    attachment: Attachment,
-) -> Result<(Namespace, Card), Refusal> {
+fn build(machine: &Machine, attachment: Attachment) -> Result<(Namespace, Card), Refusal> {
     let namespace = Namespace::new(&machine.name).step("a network namespace")?;
     namespace
         .run(set_up_loopback)
         .flatten()
         .step("to bring the loopback interface up")?;
-    let card = Card::plug(&namespace, number, machine.mtu, attachment)?;
+    let card = Card::plug(&namespace, machine.mtu, attachment)?;
     namespace
         .run(|| set_addresses(machine))
         .flatten()

@@ -74,7 +74,7 @@ impl<'a> Cast<'a> {
         }
     }
 
-    /// Starts `kuguri` on a machine and listens to it.
+    /// Starts `kuguri` on a machine with these arguments and those of every verb, and listens to it.
     pub(super) fn start(
         &mut self,
         who: &'static str,
@@ -157,7 +157,7 @@ impl<'a> Cast<'a> {
 
     /// What `kuguri status --json` says on a machine.
     pub(super) fn status(&self, who: &'static str) -> anyhow::Result<Value> {
-        let mut command = self.command(who, &["status", "--json"]);
+        let mut command = self.command(who, &["status"]);
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         let output = self
             .lab
@@ -206,7 +206,9 @@ impl<'a> Cast<'a> {
         let mut command = Command::new(&self.program);
         command
             .args(arguments)
-            .env("KUGURI_STATE", self.directory(who))
+            .arg("--json")
+            .arg("--state")
+            .arg(self.directory(who))
             .stdin(Stdio::null());
         command
     }

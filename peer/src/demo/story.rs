@@ -34,16 +34,20 @@ pub(super) struct Arrival {
 
 /// The VPS: a rendezvous.
 pub(super) fn open_rendezvous(cast: &mut Cast<'_>, report: &Report) -> anyhow::Result<()> {
-    cast.start("vps", &["rendezvous", "--json"], Rights::None)?;
-    cast.hear("vps", "first line", SOON, |line| !line.said.is_null())?;
-    report.step("vps", &format!("kuguri rendezvous: it listens at {VPS}"));
+    cast.start("vps", &["rendezvous"], Rights::None)?;
+    let listening = cast.event("vps", "listening", SOON)?;
+    let key = shortened(listening.text("key"), 8);
+    report.step(
+        "vps",
+        &format!("kuguri rendezvous: listens at {VPS}, its key begins with {key}"),
+    );
     Ok(())
 }
 
 /// The office: a hub without any right, and its invite.
 pub(super) fn open_office(cast: &mut Cast<'_>, report: &Report) -> anyhow::Result<String> {
     let rendezvous = VPS.to_string();
-    let arguments = ["serve", "office", "--rendezvous", &rendezvous, "--json"];
+    let arguments = ["serve", "office", "--rendezvous", &rendezvous];
     cast.start("office", &arguments, Rights::None)?;
     let registered = cast.event("office", "registered", SOON)?;
     let observed = registered.text("observed");
@@ -56,7 +60,7 @@ pub(super) fn open_office(cast: &mut Cast<'_>, report: &Report) -> anyhow::Resul
     let invite = cast.event("office", "invite", SOON)?;
     report.step(
         "office",
-        &format!("invite {}", shortened(invite.text("invite"))),
+        &format!("invite {}", shortened(invite.text("invite"), 40)),
     );
     Ok(invite.text("invite").to_owned())
 }
@@ -67,7 +71,7 @@ pub(super) fn seat_desk(
     report: &Report,
     invite: &str,
 ) -> anyhow::Result<Ipv4Addr> {
-    cast.start("desk", &["connect", invite, "--json"], Rights::Root)?;
+    cast.start("desk", &["connect", invite], Rights::Root)?;
     let joined = joined(cast, "desk")?;
     let address = address_of(&joined)?;
     report.step(
@@ -85,7 +89,7 @@ pub(super) fn come_home(
     invite: &str,
     desk: Ipv4Addr,
 ) -> anyhow::Result<Arrival> {
-    let start = cast.start("home", &["connect", invite, "--json"], Rights::Root)?;
+    let start = cast.start("home", &["connect", invite], Rights::Root)?;
     let since = |at: Instant| at.saturating_duration_since(start).as_secs_f64() * 1e3;
     thread::scope(|scope| {
         let first_answer = scope.spawn(|| lab.run_in("home", || ping::first_answer(desk, SOON)));
@@ -263,10 +267,10 @@ fn is_direct(line: &Line) -> bool {
     line.event() == "path-changed" && line.text("path") == "direct"
 }
 
-fn shortened(invite: &str) -> String {
-    match invite.char_indices().nth(40) {
-        Some((at, _)) => format!("{}…", &invite[..at]),
-        None => invite.to_owned(),
+fn shortened(text: &str, length: usize) -> String {
+    match text.char_indices().nth(length) {
+        Some((at, _)) => format!("{}…", &text[..at]),
+        None => text.to_owned(),
     }
 }
 
