@@ -351,23 +351,7 @@ impl<O: Observe> Driver<O> {
     }
 
     async fn take_event(&mut self, event: Event) {
-        match event {
-            Event::Pong {
-                peer,
-                id,
-                round_trip,
-                direct,
-            } => {
-                let ms = round_trip.as_secs_f64() * 1e3;
-                self.end_ping(id, json!({ "peer": peer, "ms": ms, "path": path(direct) }));
-                return;
-            }
-            Event::PingLost { peer, id } => {
-                self.end_ping(id, json!({ "peer": peer, "lost": true }));
-                return;
-            }
-            _ => self.say(&Saying::Node(&event)),
-        }
+        self.say(&Saying::Node(&event));
         match event {
             Event::Registered { .. } => self.first_answer_by = None,
             Event::RendezvousFailed { reason, fatal } => {
@@ -378,16 +362,26 @@ impl<O: Observe> Driver<O> {
             }
             Event::Refused(refusal) => self.begin_to_end(Some(anyhow!(refusal_text(refusal)))),
             Event::Joined { address, mtu, .. } => self.set_card(Settings { mtu, address }).await,
+            Event::Pong {
+                peer,
+                id,
+                round_trip,
+                direct,
+            } => {
+                let ms = round_trip.as_secs_f64() * 1e3;
+                self.end_ping(id, json!({ "peer": peer, "ms": ms, "path": path(direct) }));
+            }
+            Event::PingLost { peer, id } => {
+                self.end_ping(id, json!({ "peer": peer, "lost": true }));
+            }
             Event::Stopped => self.give_up(),
             Event::PeerAbsent { .. }
             | Event::LinkUp { .. }
             | Event::PathChanged { .. }
             | Event::LinkDown { .. }
             | Event::MemberJoined { .. }
-            | Event::FirstFrame { .. }
             | Event::MemberRefused { .. }
-            | Event::Pong { .. }
-            | Event::PingLost { .. } => {}
+            | Event::FirstFrame { .. } => {}
         }
     }
 

@@ -6,6 +6,7 @@
 //!                             │  └────── local   own addresses
 //!                             ├─▶ output         lines for people or programs
 //!                             └◀▶ admin          status and ping from other processes
+//!   demo  all of it on one machine, in namespaces
 //! ```
 //!
 //! Here is only doing. What to do is decided in `kuguri_proto`.
@@ -13,6 +14,7 @@
 pub mod admin;
 pub mod cli;
 pub mod config;
+pub mod demo;
 pub mod driver;
 pub mod known;
 pub mod local;

@@ -16,7 +16,8 @@
 //! | `joined` | `hub_name`, `address` (with prefix length, or null), `gateway`, `mtu` |
 //! | `refused` | `reason`: `unknown-token`, `full`, `no-address` or `not-a-hub` |
 //! | `member-joined` | `peer`, `host_name`, `address` |
-//! | `first-frame-relayed` | `peer` |
+//! | `member-refused` | `peer`, `reason`: as in `refused` |
+//! | `first-frame` | `peer`, `path`: `direct` or `relayed` |
 //! | `note` | `text`: anything else that a person should read |
 //! | `stopped` | |
 //!
@@ -230,12 +231,13 @@ fn node_object(event: &Event) -> Option<(&'static str, Value)> {
             "member-joined",
             json!({ "peer": peer, "host_name": host_name, "address": address }),
         ),
-        Event::FirstFrame { peer, direct } => {
-            ("first-frame", json!({ "peer": peer, "direct": direct }))
-        }
+        Event::FirstFrame { peer, direct } => (
+            "first-frame",
+            json!({ "peer": peer, "path": path(*direct) }),
+        ),
         Event::MemberRefused { peer, refusal } => (
             "member-refused",
-            json!({ "peer": peer, "refusal": refusal }),
+            json!({ "peer": peer, "reason": refusal_code(*refusal) }),
         ),
         Event::Stopped => ("stopped", json!({})),
         Event::Pong { .. } | Event::PingLost { .. } => return None,
@@ -290,15 +292,18 @@ fn node_text(event: &Event) -> Option<String> {
             format!("member {name} ({}) joined{address}", peer.short())
         }
         Event::FirstFrame { peer, direct } => {
-            let way = if *direct { "directly" } else { "relayed" };
-            format!("first frame from {}, {way}", peer.short())
+            format!("first frame from {}, {}", peer.short(), path(*direct))
         }
         Event::MemberRefused { peer, refusal } => {
-            format!(
-                "{} was not let in: {}",
-                peer.short(),
-                refusal_text(*refusal)
-            )
+            let why = match refusal {
+                Refusal::UnknownToken => "it shows a token that is not this hub's",
+                Refusal::Full => "there are as many members as this hub takes",
+                Refusal::NoAddress => {
+                    "no address is left; give the hub a larger network with --address"
+                }
+                Refusal::NotAHub => "this peer is not a hub",
+            };
+            format!("refused {}: {why}", peer.short())
         }
         Event::Stopped => "stopped".to_owned(),
         Event::Pong { .. } | Event::PingLost { .. } => return None,
@@ -399,7 +404,14 @@ mod tests {
                 host_name: "home\x1b[2J".into(),
                 address: Some(host),
             },
-            Event::FirstFrameRelayed { peer },
+            Event::MemberRefused {
+                peer,
+                refusal: Refusal::Full,
+            },
+            Event::FirstFrame {
+                peer,
+                direct: false,
+            },
             Event::Stopped,
         ]
     }
@@ -416,7 +428,7 @@ mod tests {
             })
             .collect();
         let expected = "registered rendezvous-failed peer-absent link-up path-changed path-changed link-down joined \
-                        refused member-joined first-frame-relayed stopped";
+                        refused member-joined member-refused first-frame stopped";
         assert_eq!(names.join(" "), expected);
     }
 

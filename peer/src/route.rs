@@ -147,11 +147,12 @@ fn address_message(index: u32, (address, prefix): (IpAddr, u8)) -> AddressMessag
 
 fn refused(what: &'static str) -> impl FnOnce(rtnetlink::Error) -> RouteError {
     move |error| {
-        let code = match &error {
-            rtnetlink::Error::NetlinkError(message) => message.raw_code().unsigned_abs(),
-            _ => 0,
+        let code = if let rtnetlink::Error::NetlinkError(message) = &error {
+            message.raw_code().saturating_abs()
+        } else {
+            0
         };
-        match i32::try_from(code).unwrap_or(0) {
+        match code {
             libc::EEXIST => RouteError::Exists,
             libc::EPERM | libc::EACCES => RouteError::NoRight,
             _ => RouteError::Kernel {

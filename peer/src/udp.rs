@@ -29,7 +29,9 @@ pub enum UdpError {
     )]
     InUse(u16),
     /// The system refuses.
-    #[error("no UDP socket on port {port}: {error}")]
+    #[error(
+        "no UDP socket on port {port}: {error}; choose another port with --port, or leave it away to get any free one"
+    )]
     Io {
         /// The port asked for; 0 for any.
         port: u16,
@@ -76,8 +78,8 @@ impl UdpSocket {
     /// # Errors
     /// When the port is in use or the system refuses.
     pub fn bind(port: u16) -> Result<Self, UdpError> {
-        let wrap = |error: io::Error| match error.kind() {
-            io::ErrorKind::AddrInUse => UdpError::InUse(port),
+        let wrap = |error: io::Error| match error.raw_os_error() {
+            Some(libc::EADDRINUSE) => UdpError::InUse(port),
             _ => UdpError::Io { port, error },
         };
         let (socket, dual_stack) = match open(Domain::IPV6, port) {
@@ -234,7 +236,7 @@ impl UdpSocket {
             SocketAddr::V4(v4) if self.dual_stack => {
                 SocketAddrV6::new(v4.ip().to_ipv6_mapped(), v4.port(), 0, 0).into()
             }
-            other => other,
+            SocketAddr::V4(_) | SocketAddr::V6(_) => destination,
         }
     }
 

@@ -48,7 +48,7 @@ use refusal::Step;
 /// One machine of the laboratory, and which host of the network it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Machine {
-    /// Its name in this laboratory.
+    /// Its name in this laboratory, and its host name.
     pub name: String,
     /// The host of the network that it is.
     pub host: HostId,
@@ -73,16 +73,15 @@ impl Lab {
     /// # Errors
     /// What the kernel refused, in one sentence.
     pub fn start(
-        world: &World,
+        _world: &World,
         network: Network,
         machines: Vec<Machine>,
         attachment: Attachment,
     ) -> Result<Self, Refusal> {
-        let _: &World = world;
         let mut namespaces = BTreeMap::new();
         let mut cards = BTreeMap::new();
-        for (number, machine) in (1..).zip(machines) {
-            let (namespace, card) = build(&machine, number, attachment)?;
+        for machine in machines {
+            let (namespace, card) = build(&machine, attachment)?;
             cards.insert(machine.host, card);
             namespaces.insert(machine.name, namespace);
         }
@@ -158,17 +157,13 @@ pub fn without_capabilities(command: &mut Command) -> &mut Command {
 }
 
 /// One machine: namespace, loopback, interface, addresses, routes.
-fn build(
-    machine: &Machine,
-    number: u16,
-    attachment: Attachment,
-) -> Result<(Namespace, Card), Refusal> {
-    let namespace = Namespace::new().step("a network namespace")?;
+fn build(machine: &Machine, attachment: Attachment) -> Result<(Namespace, Card), Refusal> {
+    let namespace = Namespace::new(&machine.name).step("a network namespace")?;
     namespace
         .run(set_up_loopback)
         .flatten()
         .step("to bring the loopback interface up")?;
-    let card = Card::plug(&namespace, number, machine.mtu, attachment)?;
+    let card = Card::plug(&namespace, machine.mtu, attachment)?;
     namespace
         .run(|| set_addresses(machine))
         .flatten()

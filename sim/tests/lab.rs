@@ -154,9 +154,10 @@ fn tcp_arrives_byte_by_byte_over_a_lossy_link() {
 #[test]
 fn a_veth_pair_does_where_there_is_no_tun() {
     claim(|world| {
-        let lab = two_machines(&Access::default()).start(world, Attachment::Veth);
         let sent = vec![7; 3_000_000];
         for server in [SERVER, "2001:db8::2"] {
+            // A laboratory can be built right after another one.
+            let lab = two_machines(&Access::default()).start(world, Attachment::Veth);
             assert!(send_all(&lab, server, &sent) == sent, "the bytes differ");
         }
     });
@@ -195,7 +196,11 @@ fn a_program_runs_on_its_machine_with_no_more_rights_than_it_was_given() {
         let lab = two_machines(&Access::default()).start(world, Attachment::Auto);
         let sees = |command: &mut Command| {
             command
-                .args(["/proc/self/status", "/proc/self/net/fib_trie"])
+                .args([
+                    "/proc/self/status",
+                    "/proc/self/net/fib_trie",
+                    "/proc/sys/kernel/hostname",
+                ])
                 .stdout(Stdio::piped());
             let child = lab.spawn("right", command).expect("starts");
             let output = child.wait_with_output().expect("ends");
@@ -206,6 +211,7 @@ fn a_program_runs_on_its_machine_with_no_more_rights_than_it_was_given() {
             root.contains(SERVER) && !root.contains("192.0.2.1\n"),
             "{root}"
         );
+        assert!(root.ends_with("\nright\n"), "{root}");
         assert!(!root.contains("CapEff:\t0000000000000000"), "{root}");
         let ordinary = sees(without_capabilities(&mut Command::new("cat")));
         assert!(ordinary.contains("CapEff:\t0000000000000000"), "{ordinary}");

@@ -22,15 +22,15 @@ use crate::output::{Output, Saying};
 
 /// Join a hub: this machine gets a virtual LAN card in the hub's network
 ///
-/// Stays until Ctrl-C; reconnects by itself for ever, and the card stays up meanwhile. Needs the right to make network
-/// interfaces (sudo, or CAP_NET_ADMIN).
+/// Runs until Ctrl-C; reconnects by itself for ever, and the card stays up meanwhile. Needs the right
+/// to make network interfaces (sudo, or CAP_NET_ADMIN).
 ///
 ///   $ sudo kuguri connect kuguri://…
-///   $ sudo kuguri connect - < invite.txt          # other users cannot read it from the list of processes
+///   $ sudo kuguri connect - < invite.txt     # not to be read in the list of processes
 ///   $ sudo kuguri connect invite.txt
 ///   $ KUGURI_INVITE=kuguri://… kuguri connect
 ///
-/// The card's MAC address is the same every time. Card and addresses are gone when the process ends.
+/// The card's MAC address is the same every time. Card and addresses go when the process ends.
 #[derive(Debug, clap::Args)]
 #[command(verbatim_doc_comment)]
 pub(super) struct Flags {

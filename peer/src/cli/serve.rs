@@ -21,8 +21,8 @@ use crate::output::{Output, Saying, stdout_is_terminal};
 
 /// Host a hub: a virtual Ethernet switch that members connect to
 ///
-/// Prints an invite: one line, which is all that a member needs. Needs no privilege, no port forwarding and no address
-/// of its own; it runs until Ctrl-C.
+/// Prints an invite: one line, which is all that a member needs. Needs no privilege, no port
+/// forwarding and no address of its own; runs until Ctrl-C.
 ///
 ///   $ kuguri serve office --rendezvous vps.example
 ///   $ kuguri serve office --rendezvous 192.0.2.1:7777 --address 10.9.0.1/24
@@ -44,7 +44,7 @@ pub(super) struct Flags {
     #[arg(long, value_name = "KEY")]
     pub(super) rendezvous_key: Option<PeerId>,
     /// The hub's own address and prefix length; members get addresses of the same network
-    #[arg(long, value_name = "ADDRESS/PREFIX", default_value = "192.168.30.1/24", value_parser = network)]
+    #[arg(long, value_name = "ADDRESS/PREFIX", default_value = "192.168.30.1/24", value_parser = subnet)]
     pub(super) address: Subnet,
     /// A fixed UDP port; a free one otherwise
     #[arg(
@@ -118,17 +118,18 @@ struct Host {
 impl Observe for Host {
     fn observe(&mut self, saying: &Saying<'_>) -> anyhow::Result<()> {
         self.output.say(saying);
-        match saying {
-            Saying::Node(Event::Registered { key, .. }) => self.registered(*key),
-            Saying::Node(Event::RendezvousFailed {
-                reason,
-                fatal: true,
-            }) => {
-                let reason = reason.trim_end_matches('.');
-                Err(anyhow!("{reason}; {}", self.known.advice(self.source)))
-            }
-            _ => Ok(()),
+        if let Saying::Node(Event::Registered { key, .. }) = saying {
+            return self.registered(*key);
         }
+        if let Saying::Node(Event::RendezvousFailed {
+            reason,
+            fatal: true,
+        }) = saying
+        {
+            let reason = reason.trim_end_matches('.');
+            return Err(anyhow!("{reason}; {}", self.known.advice(self.source)));
+        }
+        Ok(())
     }
 }
 
@@ -199,8 +200,8 @@ pub(super) fn hub_name(text: &str) -> Result<String, String> {
     }
 }
 
-/// A host's address with the length of its network's prefix.
-fn network(text: &str) -> Result<Subnet, String> {
+/// The virtual host's address with the length of its network's prefix.
+fn subnet(text: &str) -> Result<Subnet, String> {
     let wrong = "write an IPv4 address and a prefix length, such as 192.168.30.1/24";
     let (address, prefix) = text.split_once('/').ok_or(wrong)?;
     let address: Ipv4Addr = address.parse().map_err(|_| wrong)?;

@@ -197,7 +197,7 @@ struct Link {
     address: Option<String>,
     since_seconds: f64,
     rtt_ms: Option<f64>,
-    mtu: u16,
+    mtu: u64,
     cipher: String,
     epoch: u8,
     counters: Counters,

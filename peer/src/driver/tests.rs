@@ -1,5 +1,6 @@
 //! The loop around a node, with real sockets on loopback.
 
+use kuguri_proto::gateway::subnet::Subnet;
 use kuguri_proto::identity::Identity;
 use kuguri_proto::node::{Config, HubConfig, RendezvousServer, Role};
 
@@ -21,7 +22,7 @@ fn node(rendezvous: SocketAddr) -> Node {
         role: Role::Hub(HubConfig {
             name: "office".into(),
             tokens: vec![[1; 16]],
-            address: ([192, 168, 30, 1].into(), 24),
+            subnet: Subnet::default(),
         }),
         rendezvous: RendezvousServer {
             addresses: vec![rendezvous],

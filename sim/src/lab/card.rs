@@ -11,6 +11,7 @@
 use std::fs::File;
 use std::io::{self, IoSlice, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::atomic::{AtomicU16, Ordering};
 
 use nix::net::if_::if_nametoindex;
 
@@ -47,10 +48,9 @@ enum Framing {
 }
 
 impl Card {
-    /// Gives the namespace its interface `eth0` and keeps the other end. `number` is the machine's in this world.
+    /// Gives the namespace its interface `eth0` and keeps the other end.
     pub(super) fn plug(
         namespace: &Namespace,
-        number: u16,
         mtu: u16,
         attachment: Attachment,
     ) -> Result<Self, Refusal> {
@@ -62,7 +62,7 @@ impl Card {
         let card = if tun {
             Self::tun(namespace)?
         } else {
-            Self::veth(namespace, number, mtu)?
+            Self::veth(namespace, mtu)?
         };
         namespace
             .run(|| netlink::set_up(index_of(MACHINE_END)?, Some(mtu.into()), false))
@@ -80,7 +80,10 @@ impl Card {
         Ok(Self { file, framing })
     }
 
-    fn veth(namespace: &Namespace, number: u16, mtu: u16) -> Result<Self, Refusal> {
+    fn veth(namespace: &Namespace, mtu: u16) -> Result<Self, Refusal> {
+        // The kernel takes its time to clear a machine away: its successor must not have the same names.
+        static NUMBER: AtomicU16 = AtomicU16::new(1);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let [high, low] = number.to_be_bytes();
         let near_name = format!("box{number}");
         let near = VethEnd {
@@ -93,7 +96,7 @@ impl Card {
             mac: [0x02, 0xa0, 0, 0, high, low],
             mtu: mtu.into(),
         };
-        netlink::add_veth(near, far, namespace.file()).step("a veth pair")?;
+        netlink::add_veth(near, far, namespace.network()).step("a veth pair")?;
         namespace
             .run(|| packet_socket::switch_offloads_off(MACHINE_END))
             .flatten()

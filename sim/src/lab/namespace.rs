@@ -1,41 +1,48 @@
-//! One simulated machine's network namespace: made, entered by threads, gone when the last of its users is.
+//! One simulated machine's network and host name: made, entered by threads, gone when the last of its users is.
 //!
 //! Only threads enter: the process as a whole stays in the world's own namespace, where the box's ends of the cables are.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
 use std::panic;
 use std::thread;
 
 use nix::sched::{CloneFlags, setns, unshare};
 
-/// A network namespace, held open.
+/// A machine's namespaces, held open.
 #[derive(Debug)]
 pub(super) struct Namespace {
-    file: File,
+    network: File,
+    /// Holds the host name.
+    uts: File,
 }
 
 impl Namespace {
-    /// A new one, empty but for a loopback interface that is down.
-    pub(super) fn new() -> io::Result<Self> {
+    /// A new one, whose machine has this name, and nothing but a loopback interface that is down.
+    pub(super) fn new(host_name: &str) -> io::Result<Self> {
         in_thread(|| {
-            unshare(CloneFlags::CLONE_NEWNET)?;
-            File::open("/proc/thread-self/ns/net")
+            unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWUTS)?;
+            // Where /proc/sys is read-only, all machines have the real one's name.
+            let _ = fs::write("/proc/sys/kernel/hostname", host_name);
+            Ok(Self {
+                network: File::open("/proc/thread-self/ns/net")?,
+                uts: File::open("/proc/thread-self/ns/uts")?,
+            })
         })?
-        .map(|file| Self { file })
     }
 
     /// Runs `body` on a thread inside. A process that it starts is inside as well.
     pub(super) fn run<T: Send>(&self, body: impl FnOnce() -> T + Send) -> io::Result<T> {
         in_thread(|| {
-            setns(&self.file, CloneFlags::CLONE_NEWNET)?;
+            setns(&self.network, CloneFlags::CLONE_NEWNET)?;
+            setns(&self.uts, CloneFlags::CLONE_NEWUTS)?;
             Ok(body())
         })?
     }
 
-    /// The descriptor by which the kernel is told of it.
-    pub(super) fn file(&self) -> &File {
-        &self.file
+    /// The descriptor by which the kernel is told of the network namespace.
+    pub(super) fn network(&self) -> &File {
+        &self.network
     }
 }
 

@@ -1,0 +1,197 @@
+//! `kuguri demo`: an office, a home and a VPS on this one machine, behind pretended NATs, with real `kuguri` processes in
+//! them; by an ordinary user, with nothing to install.
+//!
+//! ```text
+//!   outside   this process: starts itself again in a new world, waits, clears away its files
+//!   inside    stage   the Internet and its machines (kuguri_sim::lab)
+//!             cast    the kuguri processes on them
+//!             story   what happens, step by step: ping · transfer · listener
+//!             report  what the person sees
+//! ```
+//!
+//! It decides nothing that Kuguri decides; it sees only what any user sees: events, `status`, sockets.
+
+use std::env;
+use std::ffi::OsString;
+use std::fs;
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::thread;
+
+use anyhow::{Context, bail};
+use kuguri_sim::lab::{Lab, Refusal, World, world};
+use tokio::signal::unix::{SignalKind, signal};
+
+mod cast;
+mod keep;
+mod listener;
+mod ping;
+mod report;
+mod stage;
+mod story;
+mod transfer;
+
+pub use stage::Nats;
+
+use cast::Cast;
+use report::{Report, Summary};
+
+/// Show everything on this machine: an office, a home and a VPS behind pretended NATs, and Kuguri between them
+///
+/// Needs no right and changes nothing: all of it lives in namespaces that end with it. The machines are real to the
+/// programs on them; links and NATs between them are Kuguri's simulator. Takes a few seconds.
+///
+///   $ kuguri demo
+///   $ kuguri demo --nat office=symmetric,home=cone
+///   $ kuguri demo --keep
+#[derive(Clone, Debug, clap::Args)]
+#[command(verbatim_doc_comment)]
+pub struct Options {
+    /// The NATs: open, full-cone, restricted, port-restricted (or cone), symmetric, symmetric-sequential
+    #[arg(long, value_name = "office=TYPE,home=TYPE", default_value_t)]
+    pub nat: Nats,
+    /// Leave it up at the end, and say how to look around
+    #[arg(long)]
+    pub keep: bool,
+    /// One JSON object per line: the steps, then the summary
+    #[arg(long)]
+    pub json: bool,
+    /// Write what passed on the public side to a file for Wireshark
+    #[arg(long, value_name = "FILE")]
+    pub pcap: Option<PathBuf>,
+    /// Given by the demo to itself: where its processes keep their files.
+    #[arg(long, hide = true)]
+    pub files: Option<PathBuf>,
+}
+
+/// Runs the demo. To be called before any other thread or runtime is there; starts this program again with the same
+/// arguments.
+///
+/// # Errors
+/// One sentence: what the kernel refuses, or which step did not come about.
+pub fn run(options: &Options) -> anyhow::Result<ExitCode> {
+    match (World::here(), &options.files) {
+        (Some(world), Some(files)) => inside(&world, options, files),
+        _ => outside(),
+    }
+}
+
+/// Waits for the demo in its world; ends it when told to end.
+fn outside() -> anyhow::Result<ExitCode> {
+    let files = Files::new()?;
+    let mut arguments: Vec<OsString> = env::args_os().skip(1).collect();
+    arguments.extend(["--files".into(), files.0.clone().into()]);
+    let command = world::command(arguments)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let status = runtime.block_on(wait(command.into()))?;
+    Ok(ExitCode::from(status))
+}
+
+/// The exit status of the world, or of who was asked to stop it.
+async fn wait(mut command: tokio::process::Command) -> anyhow::Result<u8> {
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut hang_up = signal(SignalKind::hangup())?;
+    let mut child = command.spawn().map_err(Refusal::of_namespaces)?;
+    let signal = tokio::select! {
+        status = child.wait() => {
+            let code = status?.code().unwrap_or(1);
+            return Ok(u8::try_from(code).unwrap_or(1));
+        }
+        _ = interrupt.recv() => SignalKind::interrupt(),
+        _ = terminate.recv() => SignalKind::terminate(),
+        _ = hang_up.recv() => SignalKind::hangup(),
+    };
+    // The kernel ends everything in the world with its first process.
+    child.kill().await?;
+    Ok(u8::try_from(128 + signal.as_raw_value()).unwrap_or(1))
+}
+
+fn inside(world: &World, options: &Options, files: &Path) -> anyhow::Result<ExitCode> {
+    let report = Report::new(options.json);
+    report.title(&format!(
+        "An office behind a {} NAT, a home behind a {} NAT and a VPS, 40 ms there and back between any two of them",
+        options.nat.office, options.nat.home
+    ));
+    let lab = stage::build(world, options.nat)?;
+    let program = env::current_exe().context("cannot find this program's own file")?;
+    let mut cast = Cast::new(&lab, program, files.to_owned());
+    let told = tell(&lab, &mut cast, &report, options.nat);
+    if let Some(file) = &options.pcap {
+        stage::write_pcap(&lab, file)?;
+        report.step("", &format!("the public side is in {}", file.display()));
+    }
+    let summary = told?;
+    report.summary(&summary);
+    if options.keep {
+        report.advice(&keep::advice(&cast));
+        loop {
+            thread::park();
+        }
+    }
+    cast.stop();
+    verdict(&summary, options.nat)
+}
+
+/// The whole story, measured.
+fn tell(lab: &Lab, cast: &mut Cast<'_>, report: &Report, nats: Nats) -> anyhow::Result<Summary> {
+    story::open_rendezvous(cast, report)?;
+    let invite = story::open_office(cast, report)?;
+    let desk = story::seat_desk(cast, report, &invite)?;
+    let arrival = story::come_home(cast, lab, report, &invite, desk)?;
+    let pings = story::ping_all(lab, &arrival)?;
+    let transfer = story::transfer(lab, desk)?;
+    Ok(Summary {
+        office_nat: nats.office.to_string(),
+        home_nat: nats.home.to_string(),
+        first_ping_ms: arrival.first_ping_ms,
+        first_frame_ms: arrival.first_frame_ms,
+        direct_ms: arrival.direct_ms,
+        paths: story::paths(cast, &arrival)?,
+        pings,
+        transfer,
+        listener: stage::listen(lab),
+    })
+}
+
+/// A demo that shows something else than it should is a failure.
+fn verdict(summary: &Summary, nats: Nats) -> anyhow::Result<ExitCode> {
+    if summary.listener.found > 0 {
+        bail!("the listener could read what was sent: this must never be");
+    }
+    if nats.are_cones() && summary.direct_ms.is_none() {
+        bail!("there is no direct path, although both NATs let holes be punched");
+    }
+    if summary.pings.iter().any(|row| row.series.answered == 0) {
+        bail!("a ping was never answered");
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A directory for the demo's processes, gone when it is dropped.
+struct Files(PathBuf);
+
+impl Files {
+    fn new() -> anyhow::Result<Self> {
+        let name = format!("kuguri-demo-{}", std::process::id());
+        let path = env::temp_dir().join(name);
+        match fs::DirBuilder::new().mode(0o700).create(&path) {
+            Ok(()) => Ok(Self(path)),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                bail!("{} is there already; remove it", path.display())
+            }
+            Err(error) => Err(error).with_context(|| format!("cannot make {}", path.display())),
+        }
+    }
+}
+
+impl Drop for Files {
+    fn drop(&mut self) {
+        // What cannot be removed is small and in the temporary directory.
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}

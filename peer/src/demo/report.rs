@@ -1,0 +1,195 @@
+//! What the person in front of the demo sees: each step as it happens, then one screen of summary; or with `--json` one
+//! object per line, the summary last.
+
+use std::io::Write;
+use std::time::{Duration, Instant};
+
+use anstyle::{AnsiColor, Style};
+use serde::Serialize;
+use serde_json::json;
+
+use super::listener::Notes;
+use super::ping::Series;
+use super::transfer::Transfer;
+
+/// Where the demo's lines go.
+#[derive(Debug)]
+pub(super) struct Report {
+    json: bool,
+    start: Instant,
+}
+
+/// Everything that was measured.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub(super) struct Summary {
+    /// The NATs, by name.
+    pub(super) office_nat: String,
+    /// Likewise.
+    pub(super) home_nat: String,
+    /// From the start of `connect` to the first answered ping.
+    pub(super) first_ping_ms: f64,
+    /// From the start of `connect` to the first frame that came by the relay, if one did.
+    pub(super) first_frame_ms: Option<f64>,
+    /// From the start of `connect` to the direct path, if there is one.
+    pub(super) direct_ms: Option<f64>,
+    /// What `status` says of the link: at home, at the office.
+    pub(super) paths: [String; 2],
+    /// The ping table.
+    pub(super) pings: Vec<Row>,
+    /// The transfer.
+    pub(super) transfer: Transfer,
+    /// What was seen on the public side.
+    pub(super) listener: Notes,
+}
+
+/// A row of the ping table.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub(super) struct Row {
+    /// From whom to whom, and by which way.
+    pub(super) what: String,
+    /// The figures.
+    #[serde(flatten)]
+    pub(super) series: Series,
+}
+
+impl Report {
+    /// Begins now.
+    pub(super) fn new(json: bool) -> Self {
+        Self {
+            json,
+            start: Instant::now(),
+        }
+    }
+
+    /// The headline.
+    pub(super) fn title(&self, text: &str) {
+        if !self.json {
+            line(&format!("\n{BOLD}{text}{BOLD:#}\n"));
+        }
+    }
+
+    /// Something happened on a machine.
+    pub(super) fn step(&self, who: &str, text: &str) {
+        let elapsed = self.start.elapsed();
+        if self.json {
+            line(&json!({ "step": text, "machine": who, "ms": milliseconds(elapsed) }).to_string());
+        } else {
+            let seconds = elapsed.as_secs_f64();
+            line(&format!(
+                "{DIM}{seconds:8.3} s{DIM:#}  {BOLD}{who:<7}{BOLD:#} {text}"
+            ));
+        }
+    }
+
+    /// The last screen.
+    pub(super) fn summary(&self, summary: &Summary) {
+        if self.json {
+            line(&json!({ "summary": summary }).to_string());
+            return;
+        }
+        ping_table(&summary.pings);
+        let transfer = &summary.transfer;
+        item(
+            "transfer",
+            &format!(
+                "home to desk, plain TCP through Kuguri: {} in {:.1} s, {:.0} Mbit/s, every byte equal",
+                megabytes(transfer.bytes),
+                transfer.seconds,
+                transfer.mbit_per_second()
+            ),
+        );
+        listener(&summary.listener);
+        connection(summary);
+    }
+
+    /// Lines that only a person needs.
+    pub(super) fn advice(&self, text: &str) {
+        if !self.json {
+            line(text);
+        }
+    }
+}
+
+fn ping_table(rows: &[Row]) {
+    line(&format!(
+        "\n{BOLD}  {:<44}{:>5}{:>5}{:>10}{:>10}{:>10}{BOLD:#}",
+        "ping", "sent", "lost", "min", "avg", "max"
+    ));
+    for Row { what, series } in rows {
+        let lost = series.sent - series.answered;
+        let [min, avg, max] =
+            [series.min_ms, series.avg_ms, series.max_ms].map(|ms| format!("{ms:.1} ms"));
+        line(&format!(
+            "  {what:<44}{:>5}{lost:>5}{min:>10}{avg:>10}{max:>10}",
+            series.sent
+        ));
+    }
+    line("");
+}
+
+fn listener(notes: &Notes) {
+    let found = match notes.found {
+        0 => format!("{GOOD}never{GOOD:#}"),
+        times => format!("{BAD}{times} times{BAD:#}"),
+    };
+    item(
+        "listener",
+        &format!(
+            "on the public side: {} packets, {}; the text that was sent: {found}",
+            notes.packets,
+            megabytes(notes.bytes)
+        ),
+    );
+    for (pair, packets) in &notes.pairs {
+        item("", &format!("{pair}: {packets} packets"));
+    }
+    item(
+        "",
+        &format!(
+            "longest readable run: {} characters, {:?} (as many random bytes have about {:.0})",
+            notes.longest_run.len(),
+            notes.longest_run,
+            notes.run_by_chance()
+        ),
+    );
+}
+
+fn connection(summary: &Summary) {
+    let after =
+        |ms: Option<f64>| ms.map_or_else(|| "not seen".to_owned(), |ms| format!("{ms:.0} ms"));
+    let [home, office] = &summary.paths;
+    item(
+        "link",
+        &format!(
+            "home says {home}, office says {office}; since connect: first frame by relay {}, first ping answered {:.0} ms, direct {}",
+            after(summary.first_frame_ms),
+            summary.first_ping_ms,
+            after(summary.direct_ms)
+        ),
+    );
+    line("");
+}
+
+fn item(name: &str, text: &str) {
+    line(&format!("  {BOLD}{name:<9}{BOLD:#} {text}"));
+}
+
+/// A reader that went away does not stop the demo.
+fn line(text: &str) {
+    let mut out = anstream::stdout().lock();
+    let _ = writeln!(out, "{text}").and_then(|()| out.flush());
+}
+
+fn megabytes(bytes: u64) -> String {
+    let kilobytes = u32::try_from(bytes / 1000).map_or(f64::MAX, f64::from);
+    format!("{:.1} MB", kilobytes / 1000.0)
+}
+
+fn milliseconds(time: Duration) -> f64 {
+    (time.as_secs_f64() * 1e6).round() / 1e3
+}
+
+const BOLD: Style = Style::new().bold();
+const DIM: Style = Style::new().dimmed();
+const GOOD: Style = AnsiColor::Green.on_default();
+const BAD: Style = AnsiColor::Red.on_default().bold();

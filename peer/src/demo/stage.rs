@@ -1,0 +1,263 @@
+//! The demo's Internet and its machines.
+//!
+//! ```text
+//!                    vps 203.0.113.10  (kuguri rendezvous)
+//!                         │
+//!   ──────────────────────┴───────────── public side: here the listener stands ──────────
+//!        │ NAT 198.51.100.7                                   │ NAT 192.0.2.44
+//!   office LAN 192.168.1.0/24                            home LAN 192.168.7.0/24
+//!     │ office .10  (kuguri serve, no rights)              │ home .10  (kuguri connect)
+//!     │ desk   .20  (kuguri connect)
+//! ```
+//!
+//! Each of the three access links takes 10 ms each way and carries 100 Mbit/s, so that between any two of office, home
+//! and VPS a round trip is 40 ms.
+
+use std::fmt;
+use std::fs;
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::Path;
+use std::str::FromStr;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use kuguri_sim::lab::{Attachment, Lab, Machine, World};
+use kuguri_sim::link::LinkConfig;
+use kuguri_sim::nat::{Behavior, Preset};
+use kuguri_sim::network::{Access, Network, RouterConfig, SegmentId};
+use kuguri_sim::packet::Body;
+use kuguri_sim::pcap;
+
+use super::listener::Notes;
+
+/// The NATs of the demo, as in `office=symmetric,home=cone`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Nats {
+    /// Before the office.
+    pub office: Preset,
+    /// Before the home.
+    pub home: Preset,
+}
+
+impl Default for Nats {
+    fn default() -> Self {
+        Self {
+            office: Preset::PortRestricted,
+            home: Preset::PortRestricted,
+        }
+    }
+}
+
+impl Nats {
+    /// Whether neither of them gives a peer another port for each other peer: then there must be a direct path.
+    pub(super) fn are_cones(self) -> bool {
+        [self.office, self.home]
+            .iter()
+            .all(|nat| nat.config().mapping == Behavior::EndpointIndependent)
+    }
+}
+
+impl fmt::Display for Nats {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "office={},home={}", self.office, self.home)
+    }
+}
+
+impl FromStr for Nats {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let mut nats = Self::default();
+        for part in text.split(',') {
+            let (place, kind) = part.split_once('=').unwrap_or((part, ""));
+            let nat = match place.trim() {
+                "office" => &mut nats.office,
+                "home" => &mut nats.home,
+                _ => {
+                    return Err(format!(
+                        "{part:?} is not of the form office=TYPE or home=TYPE"
+                    ));
+                }
+            };
+            *nat = kind.trim().parse().map_err(|error| format!("{error}"))?;
+        }
+        Ok(nats)
+    }
+}
+
+/// Builds it all and starts the clock.
+pub(super) fn build(world: &World, nats: Nats) -> anyhow::Result<Lab> {
+    let mut plan = Plan {
+        network: Network::new(rand::random(), Instant::now()),
+        machines: Vec::new(),
+    };
+    plan.machine(
+        "vps",
+        Network::INTERNET,
+        VPS,
+        Ipv4Addr::new(203, 0, 113, 1),
+        access(),
+    )?;
+    let office = plan.lan(nats.office, OFFICE_NAT, OFFICE_GATEWAY)?;
+    plan.machine(
+        "office",
+        office,
+        Ipv4Addr::new(192, 168, 1, 10),
+        OFFICE_GATEWAY,
+        Access::default(),
+    )?;
+    plan.machine(
+        "desk",
+        office,
+        Ipv4Addr::new(192, 168, 1, 20),
+        OFFICE_GATEWAY,
+        Access::default(),
+    )?;
+    let home = plan.lan(nats.home, HOME_NAT, HOME_GATEWAY)?;
+    plan.machine(
+        "home",
+        home,
+        Ipv4Addr::new(192, 168, 7, 10),
+        HOME_GATEWAY,
+        Access::default(),
+    )?;
+    plan.network.capture(Network::INTERNET, CAPTURED_PACKETS);
+    Ok(Lab::start(
+        world,
+        plan.network,
+        plan.machines,
+        Attachment::Auto,
+    )?)
+}
+
+/// What the listener on the public side saw so far.
+pub(super) fn listen(lab: &Lab) -> Notes {
+    let captured = lab.network(|network, _| {
+        let capture = network.captured(Network::INTERNET);
+        capture.map(|capture| capture.packets().to_vec())
+    });
+    let mut notes = Notes::default();
+    for packet in captured
+        .into_iter()
+        .flatten()
+        .map(|captured| captured.packet)
+    {
+        notes.take(packet.source, packet.destination, payload(&packet.body));
+    }
+    notes
+}
+
+/// The same as a file for Wireshark.
+pub(super) fn write_pcap(lab: &Lab, file: &Path) -> anyhow::Result<()> {
+    let bytes = lab.network(|network, _| {
+        let capture = network.captured(Network::INTERNET);
+        pcap::write(capture.into_iter().flat_map(|capture| capture.packets()))
+    });
+    fs::write(file, bytes).with_context(|| format!("cannot write {}", file.display()))
+}
+
+fn payload(body: &Body) -> &[u8] {
+    match body {
+        Body::Udp { payload, .. }
+        | Body::IcmpEcho { payload, .. }
+        | Body::Fragment { payload, .. }
+        | Body::Other { payload, .. } => payload,
+        Body::Tcp { segment, .. } => segment,
+        Body::IcmpError { quote, .. } => quote.as_bytes(),
+    }
+}
+
+struct Plan {
+    network: Network,
+    machines: Vec<Machine>,
+}
+
+impl Plan {
+    fn lan(
+        &mut self,
+        nat: Preset,
+        outside: Ipv4Addr,
+        gateway: Ipv4Addr,
+    ) -> anyhow::Result<SegmentId> {
+        let config = RouterConfig {
+            inside: vec![gateway.into()],
+            ..RouterConfig::new(nat.config(), outside.into(), access())
+        };
+        let (_, lan) = self.network.add_router(Network::INTERNET, config)?;
+        Ok(lan)
+    }
+
+    fn machine(
+        &mut self,
+        name: &str,
+        segment: SegmentId,
+        address: Ipv4Addr,
+        gateway: Ipv4Addr,
+        access: Access,
+    ) -> anyhow::Result<()> {
+        let address = IpAddr::from(address);
+        let host = self.network.add_host();
+        self.network.attach(host, segment, &[address], access)?;
+        self.machines.push(Machine {
+            name: name.to_owned(),
+            host,
+            addresses: vec![(address, 24)],
+            gateways: vec![gateway.into()],
+            mtu: 1500,
+        });
+        Ok(())
+    }
+}
+
+fn access() -> Access {
+    Access::symmetric(LinkConfig {
+        rate: Some(RATE),
+        queue: QUEUE,
+        ..LinkConfig::delay(ACCESS_DELAY)
+    })
+}
+
+/// The rendezvous' address.
+pub(super) const VPS: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 10);
+const OFFICE_NAT: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 7);
+const OFFICE_GATEWAY: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 1);
+const HOME_NAT: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 44);
+const HOME_GATEWAY: Ipv4Addr = Ipv4Addr::new(192, 168, 7, 1);
+const ACCESS_DELAY: Duration = Duration::from_millis(10);
+/// Bits per second of an access link.
+const RATE: u64 = 100_000_000;
+/// Bytes that wait before it: about 20 ms.
+const QUEUE: usize = 256 * 1024;
+/// More than the demo sends; a bound for the memory if it is kept.
+const CAPTURED_PACKETS: usize = 100_000;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nats_are_named_in_any_order_and_both_have_a_default() {
+        let nats: Nats = "home=symmetric".parse().expect("fine");
+        assert_eq!(
+            (nats.office, nats.home),
+            (Preset::PortRestricted, Preset::Symmetric)
+        );
+        assert!(!nats.are_cones() && Nats::default().are_cones());
+        let nats: Nats = "home=full-cone,office=symmetric".parse().expect("fine");
+        assert_eq!(
+            (nats.office, nats.home),
+            (Preset::Symmetric, Preset::FullCone)
+        );
+        assert_eq!(nats.to_string().parse(), Ok(nats));
+        for wrong in [
+            "",
+            "office",
+            "garden=cone",
+            "home=bamboo",
+            "home=cone;office=cone",
+        ] {
+            let error = wrong.parse::<Nats>().expect_err(wrong);
+            assert!(!error.contains('\n'), "{error}");
+        }
+    }
+}
