@@ -34,30 +34,62 @@ fn broadcast(marker: u8) -> Vec<u8> {
 }
 
 const fn is_direct(event: &Event) -> bool {
-    matches!(event, Event::PathChanged { direct: Some(_), .. })
+    matches!(
+        event,
+        Event::PathChanged {
+            direct: Some(_),
+            ..
+        }
+    )
 }
 
 #[test]
 fn first_frame_by_relay_then_direct_between_two_cones() {
     let mut world = World::new(&scene(Preset::PortRestricted, Preset::PortRestricted));
     let (office, home) = (world.office, world.home);
-    let asked = world.wait_for(home, PATIENCE, |event| matches!(event, Event::Registered { .. }));
-    let linked = world.wait_for(home, PATIENCE, |event| matches!(event, Event::LinkUp { .. }));
+    let asked = world.wait_for(home, PATIENCE, |event| {
+        matches!(event, Event::Registered { .. })
+    });
+    let linked = world.wait_for(home, PATIENCE, |event| {
+        matches!(event, Event::LinkUp { .. })
+    });
     world.send_frame(home, &broadcast(1));
-    assert!(linked - asked <= 2 * S, "first frame sent after {:?}", linked - asked);
-    let arrived = world.wait_for(office, PATIENCE, |event| matches!(event, Event::FirstFrame { direct: false, .. }));
-    assert!(arrived - asked <= 3 * S, "first frame there after {:?}", arrived - asked);
+    assert!(
+        linked - asked <= 2 * S,
+        "first frame sent after {:?}",
+        linked - asked
+    );
+    let arrived = world.wait_for(office, PATIENCE, |event| {
+        matches!(event, Event::FirstFrame { direct: false, .. })
+    });
+    assert!(
+        arrived - asked <= 3 * S,
+        "first frame there after {:?}",
+        arrived - asked
+    );
     let direct = world.wait_for(home, PATIENCE, is_direct);
-    assert!(direct + R / 2 - asked <= 4 * S + R + R / 2, "direct after {:?}", direct - asked);
+    assert!(
+        direct + R / 2 - asked <= 4 * S + R + R / 2,
+        "direct after {:?}",
+        direct - asked
+    );
     let other = world.wait_for(office, PATIENCE, is_direct);
-    assert!(other + R / 2 - asked <= 4 * S + R + R / 2, "direct after {:?}", other - asked);
+    assert!(
+        other + R / 2 - asked <= 4 * S + R + R / 2,
+        "direct after {:?}",
+        other - asked
+    );
     assert_eq!(path_of(&world, home), "direct");
     assert_eq!(path_of(&world, office), "direct");
 }
 
 fn path_of(world: &World, host: kuguri_sim::network::HostId) -> String {
     let status = world.peer(host).node.status(world.simulation.now());
-    status.links.first().map(|link| link.path.clone()).unwrap_or_default()
+    status
+        .links
+        .first()
+        .map(|link| link.path.clone())
+        .unwrap_or_default()
 }
 
 #[test]
@@ -67,8 +99,13 @@ fn show() {
     let t0 = Instant::now();
     world.run_for(Duration::from_secs(3));
     eprintln!("real {:?}", t0.elapsed());
-    for e in world.simulation.network().log().entries() { eprintln!("{e}"); }
+    for e in world.simulation.network().log().entries() {
+        eprintln!("{e}");
+    }
     eprintln!("office {:#?}", world.told(world.office));
     eprintln!("home {:#?}", world.told(world.home));
-    eprintln!("{:#?}", world.peer(world.home).node.status(world.simulation.now()));
+    eprintln!(
+        "{:#?}",
+        world.peer(world.home).node.status(world.simulation.now())
+    );
 }
