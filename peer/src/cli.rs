@@ -14,6 +14,7 @@ use crate::config::state::State;
 mod connect;
 mod invite;
 mod ping;
+mod rendezvous;
 mod serve;
 mod start;
 mod status;
@@ -33,7 +34,7 @@ mod table;
 struct Arguments {
     /// Where keys, tokens and the sockets of running processes are kept
     ///
-    /// Without it: $XDG_STATE_HOME/kuguri, or /var/lib/kuguri for root, or ~/.local/state/kuguri.
+    /// Without it: /var/lib/kuguri for root, else $XDG_STATE_HOME/kuguri or ~/.local/state/kuguri.
     #[arg(long, global = true, env = "KUGURI_STATE", value_name = "DIR")]
     state: Option<PathBuf>,
     #[command(subcommand)]
@@ -47,6 +48,8 @@ enum Verb {
     Invite(invite::Flags),
     Status(status::Flags),
     Ping(ping::Flags),
+    Rendezvous(kuguri_rendezvous::Options),
+    Demo(crate::demo::Options),
 }
 
 /// Reads the arguments of the process and does what they say.
@@ -54,7 +57,6 @@ enum Verb {
 pub fn main() -> ExitCode {
     let started = Instant::now();
     let arguments = Arguments::parse();
-    log_to_stderr();
     match run(arguments, started) {
         Ok(code) => code,
         Err(error) => {
@@ -66,8 +68,14 @@ pub fn main() -> ExitCode {
 }
 
 fn run(arguments: Arguments, started: Instant) -> anyhow::Result<ExitCode> {
-    let state = || State::open(arguments.state.as_deref());
+    let state = || {
+        log_to_stderr();
+        State::open(arguments.state.as_deref())
+    };
     match arguments.verb {
+        // These two log in their own way, and the demo must start before there is any thread.
+        Verb::Rendezvous(options) => rendezvous::run(options, arguments.state),
+        Verb::Demo(options) => crate::demo::run(&options),
         Verb::Serve(flags) => serve::run(flags, &state()?, started),
         Verb::Connect(flags) => connect::run(flags, &state()?, started),
         Verb::Invite(flags) => invite::run(&flags, &state()?),

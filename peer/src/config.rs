@@ -4,5 +4,4 @@
 
 pub mod address;
 pub mod hub;
-pub mod key;
 pub mod state;

@@ -59,6 +59,12 @@ pub enum Via {
     },
 }
 
+impl Via {
+    const fn direct(socket: SocketId, remote: SocketAddr) -> Self {
+        Self::Direct { socket, remote }
+    }
+}
+
 /// A datagram that a link wants sent.
 #[derive(Debug)]
 pub enum Outgoing {

@@ -242,7 +242,12 @@ impl Node {
         let mut rng = StdRng::from_seed(config.seed);
         let RendezvousServer { addresses, key } = config.rendezvous;
         let side = match config.role {
-            Role::Hub(hub) => Side::Hub(Box::new(Hub::new(hub, rng.random(), now))),
+            Role::Hub(hub) => Side::Hub(Box::new(Hub::new(
+                hub,
+                config.identity.id(),
+                rng.random(),
+                now,
+            ))),
             Role::Member(member) => Side::Member(Box::new(Member::new(member, rng.random(), now))),
         };
         Self {

@@ -10,9 +10,12 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
+use kuguri_proto::gateway::mac_from_seed;
 use kuguri_proto::gateway::subnet::Subnet;
 use kuguri_proto::identity::{Identity, PeerId};
-use kuguri_proto::node::{Command, Config, Event, HubConfig, MemberConfig, Node, RendezvousServer, Role};
+use kuguri_proto::node::{
+    Command, Config, Event, HubConfig, MemberConfig, Node, RendezvousServer, Role,
+};
 use kuguri_proto::rendezvous::server;
 use kuguri_proto::wire::control::Credential;
 use kuguri_proto::wire::ethernet::MacAddr;
@@ -23,12 +26,18 @@ use kuguri_sim::network::{Access, HostId, Logging, Network, RouterConfig, Router
 use kuguri_sim::packet::{Body, Packet};
 use kuguri_sim::run::{Host, Simulation};
 
+use crate::frames;
+
 /// Where the rendezvous is.
 pub const VPS: IpAddr = IpAddr::V4(Ipv4Addr::new(203, 0, 113, 10));
 /// Its port; the alternate one is the next.
 pub const PORT: u16 = 7777;
 /// The port that every peer binds.
 const PEER_PORT: u16 = 40_000;
+/// The hub's virtual host.
+const HUB_ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 168, 30, 1);
+/// Home's virtual LAN card.
+pub const HOME_MAC: MacAddr = MacAddr([0x02, 0, 0, 0, 0, 2]);
 /// The invite's token.
 const TOKEN: [u8; 16] = [7; 16];
 
@@ -99,28 +108,41 @@ impl World {
         let mut network = Network::new(scene.seed, start);
         network.set_logging(scene.logging);
         let vps = network.add_host();
-        network.attach(vps, Network::INTERNET, &[VPS], Access::default()).expect("a free address");
+        network
+            .attach(vps, Network::INTERNET, &[VPS], Access::default())
+            .expect("a free address");
         let mut side = |nat: &NatConfig, outside: [u8; 4], inside: [u8; 4]| {
             let access = Access::symmetric(scene.access.clone());
             let config = RouterConfig::new(nat.clone(), IpAddr::from(outside), access);
-            let (router, lan) = network.add_router(Network::INTERNET, config).expect("a free address");
+            let (router, lan) = network
+                .add_router(Network::INTERNET, config)
+                .expect("a free address");
             let host = network.add_host();
-            network.attach(host, lan, &[IpAddr::from(inside)], Access::default()).expect("a free address");
+            network
+                .attach(host, lan, &[IpAddr::from(inside)], Access::default())
+                .expect("a free address");
             (host, router)
         };
         let (office, office_router) = side(&scene.office, [198, 51, 100, 1], [192, 168, 1, 10]);
         let (home, home_router) = side(&scene.home, [198, 51, 100, 2], [192, 168, 7, 20]);
         let mut simulation = Simulation::new(network, start);
         let rendezvous = Identity::from_seed(&seed(scene.seed, 0));
-        simulation.insert(vps, Machine::Rendezvous(Box::new(Rendezvous::new(&rendezvous, scene.seed, start))));
+        simulation.insert(
+            vps,
+            Machine::Rendezvous(Box::new(Rendezvous::new(&rendezvous, scene.seed, start))),
+        );
         let hub = Identity::from_seed(&seed(scene.seed, 1));
         let member = MemberConfig {
             hub: hub.id(),
             credential: Credential::Token(TOKEN),
-            mac: MacAddr::locally_administered([0x02, 0, 0, 0, 0, 2]),
+            mac: HOME_MAC,
         };
-        let subnet = Subnet::new(Ipv4Addr::new(192, 168, 30, 1), 24).expect("a host's address");
-        let hub_role = Role::Hub(HubConfig { name: "office".to_owned(), tokens: vec![TOKEN], subnet });
+        let subnet = Subnet::new(HUB_ADDRESS, 24).expect("a host's address");
+        let hub_role = Role::Hub(HubConfig {
+            name: "office".to_owned(),
+            tokens: vec![TOKEN],
+            subnet,
+        });
         let peer = |identity: Identity, role: Role, number: u8, address: [u8; 4]| {
             let config = Config {
                 identity,
@@ -133,12 +155,26 @@ impl World {
                 seed: seed(scene.seed, 10 + number),
                 aes_in_hardware: true,
             };
-            Machine::Peer(Box::new(Peer::new(config, SocketAddr::new(IpAddr::from(address), PEER_PORT), start)))
+            Machine::Peer(Box::new(Peer::new(
+                config,
+                SocketAddr::new(IpAddr::from(address), PEER_PORT),
+                start,
+            )))
         };
         simulation.insert(office, peer(hub, hub_role, 1, [192, 168, 1, 10]));
         let identity = Identity::from_seed(&seed(scene.seed, 2));
-        simulation.insert(home, peer(identity, Role::Member(member), 2, [192, 168, 7, 20]));
-        Self { simulation, office, home, vps, routers: [office_router, home_router], start }
+        simulation.insert(
+            home,
+            peer(identity, Role::Member(member), 2, [192, 168, 7, 20]),
+        );
+        Self {
+            simulation,
+            office,
+            home,
+            vps,
+            routers: [office_router, home_router],
+            start,
+        }
     }
 
     /// A node, to look at.
@@ -159,33 +195,58 @@ impl World {
     ///
     /// # Panics
     /// When it does not within `patience`.
-    pub fn wait_for(&mut self, host: HostId, patience: Duration, wanted: impl Fn(&Event) -> bool) -> Instant {
-        self.try_wait_for(host, patience, &wanted).unwrap_or_else(|| {
-            panic!("{host} did not tell it within {patience:?}; it told {:?}", self.told(host));
-        })
+    pub fn wait_for(
+        &mut self,
+        host: HostId,
+        patience: Duration,
+        wanted: impl Fn(&Event) -> bool,
+    ) -> Instant {
+        self.try_wait_for(host, patience, &wanted)
+            .unwrap_or_else(|| {
+                panic!(
+                    "{host} did not tell it within {patience:?}; it told {:?}",
+                    self.told(host)
+                );
+            })
     }
 
     /// Runs until a host has told such an event, or `patience` is over.
-    pub fn try_wait_for(&mut self, host: HostId, patience: Duration, wanted: impl Fn(&Event) -> bool) -> Option<Instant> {
+    pub fn try_wait_for(
+        &mut self,
+        host: HostId,
+        patience: Duration,
+        wanted: impl Fn(&Event) -> bool,
+    ) -> Option<Instant> {
         let deadline = self.simulation.now() + patience;
         let told = |simulation: &Simulation<Machine>| {
             let events = &peer_of(simulation, host).events;
-            events.iter().find(|(_, event)| wanted(event)).map(|(at, _)| *at)
+            events
+                .iter()
+                .find(|(_, event)| wanted(event))
+                .map(|(at, _)| *at)
         };
-        let found = self.simulation.run_until_some(deadline, |simulation| told(simulation).is_some());
-        found.expect("time advances").then(|| told(&self.simulation)).flatten()
+        let found = self
+            .simulation
+            .run_until_some(deadline, |simulation| told(simulation).is_some());
+        found
+            .expect("time advances")
+            .then(|| told(&self.simulation))
+            .flatten()
     }
 
     /// Runs for a while.
     pub fn run_for(&mut self, time: Duration) {
-        self.simulation.run_until(self.simulation.now() + time).expect("time advances");
+        self.simulation
+            .run_until(self.simulation.now() + time)
+            .expect("time advances");
     }
 
     /// A host's events, with their times since the start in milliseconds.
     #[must_use]
     pub fn told(&self, host: HostId) -> Vec<(f64, Event)> {
         let told = self.peer(host).events.iter();
-        told.map(|(at, event)| ((*at - self.start).as_secs_f64() * 1e3, event.clone())).collect()
+        told.map(|(at, event)| ((*at - self.start).as_secs_f64() * 1e3, event.clone()))
+            .collect()
     }
 
     /// Gives a frame to a host's node, as its virtual LAN card would.
@@ -194,10 +255,65 @@ impl World {
         self.peer_mut(host).node.handle_frame(frame, now);
     }
 
-    /// The hub's key.
+    /// Pings the hub's virtual host from home `count` times, once a second; how many answers came back.
+    pub fn answered_pings(&mut self, count: u16, payload: usize) -> usize {
+        let before = self.echo_replies();
+        for sequence in 0..count {
+            let request = frames::echo_request(
+                (HOME_MAC, self.home_address()),
+                self.gateway(),
+                sequence,
+                payload,
+            );
+            self.send_frame(self.home, &request);
+            self.run_for(Duration::from_secs(1));
+        }
+        self.echo_replies() - before
+    }
+
+    fn echo_replies(&self) -> usize {
+        self.peer(self.home)
+            .frames
+            .iter()
+            .filter(|(_, frame)| frames::is_echo_reply(frame))
+            .count()
+    }
+
+    fn home_address(&self) -> Ipv4Addr {
+        let given = self
+            .peer(self.home)
+            .events
+            .iter()
+            .find_map(|(_, event)| match event {
+                Event::Joined {
+                    address: Some((IpAddr::V4(address), _)),
+                    ..
+                } => Some(*address),
+                _ => None,
+            });
+        given.expect("home has joined")
+    }
+
+    fn gateway(&self) -> (MacAddr, Ipv4Addr) {
+        let hub: PeerId = self
+            .peer(self.office)
+            .node
+            .status(self.simulation.now())
+            .id
+            .parse()
+            .expect("a key");
+        (mac_from_seed(&hub.0), HUB_ADDRESS)
+    }
+
+    /// How a host's link goes now: "handshake", "relayed" or "direct"; empty when there is none.
     #[must_use]
-    pub fn hub_id(scene: &Scene) -> PeerId {
-        Identity::from_seed(&seed(scene.seed, 1)).id()
+    pub fn path(&self, host: HostId) -> String {
+        let status = self.peer(host).node.status(self.simulation.now());
+        status
+            .links
+            .first()
+            .map(|link| link.path.clone())
+            .unwrap_or_default()
     }
 }
 
@@ -219,14 +335,22 @@ impl Peer {
     fn new(config: Config, address: SocketAddr, now: Instant) -> Self {
         let mut node = Node::new(config, now);
         node.handle_command(Command::LocalAddresses(vec![address]), now);
-        let mut peer = Self { node, events: Vec::new(), frames: Vec::new(), sent: 0, address };
+        let mut peer = Self {
+            node,
+            events: Vec::new(),
+            frames: Vec::new(),
+            sent: 0,
+            address,
+        };
         peer.drain(now);
         peer
     }
 
     fn drain(&mut self, now: Instant) {
-        self.events.extend(std::iter::from_fn(|| self.node.poll_event()).map(|event| (now, event)));
-        self.frames.extend(std::iter::from_fn(|| self.node.poll_frame()).map(|frame| (now, frame)));
+        self.events
+            .extend(std::iter::from_fn(|| self.node.poll_event()).map(|event| (now, event)));
+        self.frames
+            .extend(std::iter::from_fn(|| self.node.poll_frame()).map(|frame| (now, frame)));
     }
 }
 
@@ -238,28 +362,48 @@ impl Rendezvous {
             alternate_port: Some(PORT + 1),
             limits: server::Limits::default(),
         };
-        Self { server: server::Server::new(identity, config, seed(world, 3), now), forwarded: Vec::new() }
+        Self {
+            server: server::Server::new(identity, config, seed(world, 3), now),
+            forwarded: Vec::new(),
+        }
     }
 
     /// Takes a datagram; a relayed one goes straight on.
-    fn handle_datagram(&mut self, port: u16, remote: SocketAddr, payload: &mut Vec<u8>, now: Instant) {
+    fn handle_datagram(
+        &mut self,
+        port: u16,
+        remote: SocketAddr,
+        payload: &mut Vec<u8>,
+        now: Instant,
+    ) {
         let socket = SocketId(port.saturating_sub(PORT));
         if let Some(destination) = self.server.handle_datagram(socket, remote, payload, now) {
-            self.forwarded.push(Transmit::datagram(destination, std::mem::take(payload)));
+            self.forwarded
+                .push(Transmit::datagram(destination, std::mem::take(payload)));
         }
     }
 }
 
 impl Host for Machine {
     fn handle_packet(&mut self, packet: Packet, now: Instant) {
-        let Body::Udp { source_port, destination_port, mut payload } = packet.body else { return };
+        let Body::Udp {
+            source_port,
+            destination_port,
+            mut payload,
+        } = packet.body
+        else {
+            return;
+        };
         let remote = SocketAddr::new(packet.source, source_port);
         match self {
             Self::Peer(peer) => {
-                peer.node.handle_datagram(SocketId::MAIN, remote, &mut payload, now);
+                peer.node
+                    .handle_datagram(SocketId::MAIN, remote, &mut payload, now);
                 peer.drain(now);
             }
-            Self::Rendezvous(rendezvous) => rendezvous.handle_datagram(destination_port, remote, &mut payload, now),
+            Self::Rendezvous(rendezvous) => {
+                rendezvous.handle_datagram(destination_port, remote, &mut payload, now)
+            }
         }
     }
 
@@ -272,7 +416,10 @@ impl Host for Machine {
                 (peer.address, transmit)
             }
             Self::Rendezvous(rendezvous) => {
-                let transmit = rendezvous.forwarded.pop().or_else(|| rendezvous.server.poll_transmit(now))?;
+                let transmit = rendezvous
+                    .forwarded
+                    .pop()
+                    .or_else(|| rendezvous.server.poll_transmit(now))?;
                 (SocketAddr::new(VPS, PORT + transmit.socket.0), transmit)
             }
         };

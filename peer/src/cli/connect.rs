@@ -12,10 +12,10 @@ use kuguri_proto::invite::Invite;
 use kuguri_proto::node::{MemberConfig, Role};
 use kuguri_proto::wire::control::Credential;
 use kuguri_proto::wire::ethernet::MacAddr;
+use kuguri_rendezvous::keyfile;
 
 use super::start::{self, Start, Wish};
 use crate::config::address::HostPort;
-use crate::config::key;
 use crate::config::state::State;
 use crate::driver::Observe;
 use crate::output::{Output, Saying};
@@ -65,7 +65,7 @@ pub(super) fn run(flags: Flags, state: &State, started: Instant) -> anyhow::Resu
     let hub: String = invite.hub.to_string().chars().take(16).collect();
     let name = format!("member-{hub}");
     let _lock = state.lock(&name)?;
-    let identity = key::load_or_create(&state.file(&format!("{name}.key")), "this member's key")?;
+    let identity = keyfile::load_or_create(&state.file(&format!("{name}.key")), "member")?;
     let mac = flags.mac.unwrap_or_else(|| mac_of(identity.id()));
     let start = Start {
         state,

@@ -3,12 +3,12 @@
 use std::process::ExitCode;
 
 use anyhow::{Context, bail};
+use kuguri_rendezvous::keyfile;
 use serde_json::json;
 
 use super::serve::{hub_name, make_invite, remembered};
 use crate::admin::{self, Request};
 use crate::config::hub::{HubFile, Token};
-use crate::config::key;
 use crate::config::state::State;
 use crate::output::stdout_is_terminal;
 use crate::qr;
@@ -47,7 +47,7 @@ pub(super) fn run(flags: &Flags, state: &State) -> anyhow::Result<ExitCode> {
     if flags.new {
         add_token(state, &name, &mut file)?;
     }
-    let identity = key::load_or_create(&state.file(&format!("hub-{name}.key")), "the hub's key")?;
+    let identity = keyfile::load_or_create(&state.file(&format!("hub-{name}.key")), "hub")?;
     let invite = make_invite(identity.id(), &name, &remembered(&file)?, &file)?;
     if flags.json {
         super::print(&json!({ "hub": name, "invite": invite }).to_string());

@@ -9,11 +9,11 @@ use kuguri_proto::gateway::subnet::Subnet;
 use kuguri_proto::identity::PeerId;
 use kuguri_proto::invite::{Invite, RendezvousRef};
 use kuguri_proto::node::{Event, HubConfig, Role};
+use kuguri_rendezvous::keyfile;
 
 use super::start::{self, Start};
 use crate::config::address::HostPort;
 use crate::config::hub::HubFile;
-use crate::config::key;
 use crate::config::state::State;
 use crate::driver::Observe;
 use crate::known::{Known, Source};
@@ -65,7 +65,7 @@ pub(super) struct Flags {
 pub(super) fn run(flags: Flags, state: &State, started: Instant) -> anyhow::Result<ExitCode> {
     let name = format!("hub-{}", flags.name);
     let _lock = state.lock(&name)?;
-    let identity = key::load_or_create(&state.file(&format!("{name}.key")), "the hub's key")?;
+    let identity = keyfile::load_or_create(&state.file(&format!("{name}.key")), "hub")?;
     let file = state.file(&format!("{name}.toml"));
     let file = HubFile::open_or_create(&file, rand::random())?;
     let rendezvous = flags.rendezvous.map_or_else(|| remembered(&file), Ok)?;

@@ -7,8 +7,7 @@ use std::fmt;
 use std::net::{Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 
-/// The rendezvous's port when none is written (RFC 6335's registered range; the server's own default).
-pub const DEFAULT_PORT: u16 = 7777;
+use kuguri_rendezvous::DEFAULT_PORT;
 
 /// A host name or IP address and a UDP port.
 #[derive(Clone, Debug, PartialEq, Eq)]

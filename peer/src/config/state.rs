@@ -17,6 +17,7 @@ use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use kuguri_rendezvous::state::default_directory;
 use nix::fcntl::{Flock, FlockArg};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -65,14 +66,14 @@ pub struct State {
 }
 
 impl State {
-    /// Opens the directory `named`, or the default one, and makes what is missing of it.
+    /// Opens the directory `named`, or the default one (the same as the rendezvous's), and makes what is missing of it.
     ///
     /// # Errors
     /// When there is no place for it or it cannot be made.
     pub fn open(named: Option<&Path>) -> Result<Self, StateError> {
         let dir = match named {
             Some(dir) => dir.to_owned(),
-            None => default_dir().ok_or(StateError::NoHome)?,
+            None => default_directory().map_err(|_| StateError::NoHome)?,
         };
         let state = Self { dir };
         for dir in [state.dir.clone(), state.run()] {
@@ -198,21 +199,6 @@ fn sync_parent(path: &Path) -> io::Result<()> {
         Some(parent) => File::open(parent)?.sync_all(),
         None => Ok(()),
     }
-}
-
-fn default_dir() -> Option<PathBuf> {
-    let absolute = |name| {
-        std::env::var_os(name)
-            .map(PathBuf::from)
-            .filter(|path| path.is_absolute())
-    };
-    if let Some(state) = absolute("XDG_STATE_HOME") {
-        return Some(state.join("kuguri"));
-    }
-    if nix::unistd::geteuid().is_root() {
-        return Some(PathBuf::from("/var/lib/kuguri"));
-    }
-    Some(absolute("HOME")?.join(".local/state/kuguri"))
 }
 
 fn make_private_dir(dir: &Path) -> Result<(), StateError> {
