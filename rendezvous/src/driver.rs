@@ -15,6 +15,7 @@ use quinn_udp::{BATCH_SIZE, RecvMeta};
 use serde::Serialize;
 use tracing::{debug, info};
 
+use crate::out::Lines;
 use crate::socket::{UdpEndpoint, canonical};
 use crate::source::Sources;
 
@@ -24,7 +25,8 @@ pub(crate) struct Driver {
     main: UdpEndpoint,
     alternate: UdpEndpoint,
     sources: Sources,
-    json: bool,
+    /// Where events are said in JSON, if they are.
+    events: Option<Lines>,
 }
 
 /// Datagrams of one size in one buffer that go to one place.
@@ -39,14 +41,14 @@ impl Driver {
         server: Server,
         main: UdpEndpoint,
         alternate: UdpEndpoint,
-        json: bool,
+        events: Option<Lines>,
     ) -> Self {
         Self {
             server,
             main,
             alternate,
             sources: Sources::default(),
-            json,
+            events,
         }
     }
 
@@ -165,14 +167,14 @@ impl Driver {
             ServerEvent::Replaced { peer } => ("replaced", peer, String::new()),
             ServerEvent::Gone { peer, reason } => ("gone", peer, reason.clone()),
         };
-        if self.json {
+        if let Some(lines) = &self.events {
             let key = peer.to_string();
-            // Peers are served whether or not anybody reads this.
-            let _ = crate::say_json(&Said {
+            let said = Said {
                 event: name,
                 key: &key,
                 detail: &detail,
-            });
+            };
+            lines.say(serde_json::to_string(&said).unwrap_or_default());
         }
         info!("{name} {} {detail}", peer.short());
         debug!(stats = ?self.server.stats());

@@ -7,7 +7,7 @@
 //!
 //! It is a program of its own (`kuguri-rendezvous`) and the same as `kuguri rendezvous`: both call [`run`].
 
-use std::io::Write as _;
+use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Instant;
@@ -19,11 +19,13 @@ use tokio::signal::unix::{SignalKind, signal};
 
 mod driver;
 pub mod keyfile;
+mod out;
 pub mod socket;
 mod source;
 pub mod state;
 
 use driver::Driver;
+use out::Lines;
 use socket::UdpEndpoint;
 
 /// The UDP port of a rendezvous, unless told otherwise; STUN's alternate port is the next one.
@@ -54,15 +56,21 @@ pub struct Options {
 /// # Errors
 /// One sentence that says what is wrong and what to do: key file, port.
 pub fn run(options: Options) -> anyhow::Result<()> {
-    start_log(&options.log)?;
+    let threads = "the system refuses a thread";
+    let log = Lines::to(std::io::stderr()).context(threads)?;
+    let said = Lines::to(std::io::stdout()).context(threads)?;
+    start_log(&options.log, &log)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .context("the system refuses what a program needs to wait for the network")?;
-    runtime.block_on(serve(&options))
+    let result = runtime.block_on(serve(&options, &said));
+    said.settle();
+    log.settle();
+    result
 }
 
-async fn serve(options: &Options) -> anyhow::Result<()> {
+async fn serve(options: &Options, said: &Lines) -> anyhow::Result<()> {
     // Before anything is said, so that whoever waits for our first line may stop us right after it.
     let mut interrupt = signal(SignalKind::interrupt()).context("signals cannot be caught")?;
     let mut terminate = signal(SignalKind::terminate()).context("signals cannot be caught")?;
@@ -87,16 +95,15 @@ async fn serve(options: &Options) -> anyhow::Result<()> {
         limits: Limits::default(),
     };
     let server = Server::new(&identity, config, rand::random(), Instant::now());
-    started.say(options.json)?;
+    said.say(started.text(options.json)?);
     let stop = async move {
         tokio::select! {
             _ = interrupt.recv() => {}
             _ = terminate.recv() => {}
         }
     };
-    Driver::new(server, main, alternate, options.json)
-        .run(stop)
-        .await
+    let events = options.json.then(|| said.clone());
+    Driver::new(server, main, alternate, events).run(stop).await
 }
 
 /// The first thing said: what peers need.
@@ -110,48 +117,39 @@ struct Started {
 }
 
 impl Started {
-    fn say(&self, json: bool) -> anyhow::Result<()> {
-        let mut out = anstream::stdout().lock();
+    fn text(&self, json: bool) -> anyhow::Result<String> {
         if json {
-            return say_json(self);
+            return Ok(serde_json::to_string(self)?);
         }
-        writeln!(out, "rendezvous is up; Ctrl-C ends it")?;
+        let mut text = String::from("rendezvous is up; Ctrl-C ends it\n");
         for address in &self.addresses {
-            writeln!(out, "  address  {address}")?;
+            writeln!(text, "  address  {address}")?;
         }
-        writeln!(out, "  key      {}", self.key)?;
-        writeln!(out, "  kept in  {}", self.key_file.display())?;
-        writeln!(
-            out,
-            "\nat the office, with the address that is reached from there:"
-        )?;
+        writeln!(text, "  key      {}", self.key)?;
+        writeln!(text, "  kept in  {}", self.key_file.display())?;
         let port = match self.addresses.first() {
             Some(address) if address.port() != DEFAULT_PORT => format!(":{}", address.port()),
             _ => String::new(),
         };
-        writeln!(
-            out,
-            "  kuguri serve NAME --rendezvous HOST{port} --rendezvous-key {}",
+        write!(
+            text,
+            "\nat the office, with the address that is reached from there:\n  \
+             kuguri serve NAME --rendezvous HOST{port} --rendezvous-key {}",
             self.key
         )?;
-        Ok(out.flush()?)
+        Ok(text)
     }
 }
 
-/// Writes one JSON object on a line of stdout.
-fn say_json(value: &impl Serialize) -> anyhow::Result<()> {
-    let mut out = anstream::stdout().lock();
-    writeln!(out, "{}", serde_json::to_string(value)?)?;
-    Ok(out.flush()?)
-}
-
-fn start_log(filter: &str) -> anyhow::Result<()> {
+fn start_log(filter: &str, log: &Lines) -> anyhow::Result<()> {
     let filter = tracing_subscriber::EnvFilter::try_new(filter)
         .with_context(|| format!("--log {filter} is no filter; try --log info"))?;
+    let log = log.clone();
     // Whoever calls us may have a log already.
     let _ = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr)
+        .with_writer(move || log.clone())
+        .with_ansi(false)
         .with_target(false)
         .try_init();
     Ok(())

@@ -28,7 +28,11 @@ struct Running {
 
 impl Running {
     fn start(state: &Path) -> Self {
-        let mut process = command(state, &["--json", "--port", "0"])
+        Self::from(&mut command(state, &["--json", "--port", "0"]))
+    }
+
+    fn from(command: &mut Command) -> Self {
+        let mut process = command
             .stdout(Stdio::piped())
             .spawn()
             .expect("the program was built");
@@ -191,6 +195,25 @@ fn two_peers_find_each_other_and_talk() {
     }
     assert_eq!(running.end(Signal::SIGTERM), Some(0));
     home.until(|event| matches!(event, ClientEvent::Failed { .. }));
+}
+
+#[test]
+fn at_all_addresses_it_answers_from_the_one_that_was_asked_and_says_ipv4_as_ipv4() {
+    let state = tempfile::tempdir().expect("a directory");
+    let mut everywhere = Command::new(PROGRAM);
+    everywhere.args(["--json", "--port", "0", "--state"]);
+    everywhere.arg(state.path());
+    let mut running = Running::from(&mut everywhere);
+    for last in [1, 5] {
+        running.address.set_ip([127, 0, 0, last].into());
+        let mut peer = Peer::new(last, &running);
+        let own = peer.socket.local_addr().expect("bound");
+        let registered = peer.until(|event| matches!(event, ClientEvent::Registered { .. }));
+        let ClientEvent::Registered { observed, .. } = registered else {
+            unreachable!("it was waited for");
+        };
+        assert_eq!(observed, own);
+    }
 }
 
 #[test]

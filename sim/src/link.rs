@@ -451,6 +451,24 @@ mod tests {
     }
 
     #[test]
+    fn without_a_queue_an_idle_link_still_sends() {
+        let config = LinkConfig {
+            rate: Some(8_000_000),
+            queue: 0,
+            ..LinkConfig::default()
+        };
+        let (now, mut link) = (Instant::now(), Link::new(config, 1));
+        assert!(matches!(
+            link.send(&packet(1000), now),
+            Fate::Arrives { .. }
+        ));
+        assert_eq!(
+            link.send(&packet(1000), now),
+            Fate::Lost(LinkDrop::QueueFull)
+        );
+    }
+
+    #[test]
     fn what_is_too_big_is_said_or_vanishes_or_goes_in_pieces() {
         let (now, config) = (
             Instant::now(),

@@ -1,3 +1,4 @@
 //! Claims about two or more nodes, or real processes; here is what the claims share.
 
+pub mod frames;
 pub mod world;

@@ -10,6 +10,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
+use kuguri_proto::gateway::mac_from_seed;
 use kuguri_proto::gateway::subnet::Subnet;
 use kuguri_proto::identity::{Identity, PeerId};
 use kuguri_proto::node::{
@@ -25,12 +26,18 @@ use kuguri_sim::network::{Access, HostId, Logging, Network, RouterConfig, Router
 use kuguri_sim::packet::{Body, Packet};
 use kuguri_sim::run::{Host, Simulation};
 
+use crate::frames;
+
 /// Where the rendezvous is.
 pub const VPS: IpAddr = IpAddr::V4(Ipv4Addr::new(203, 0, 113, 10));
 /// Its port; the alternate one is the next.
 pub const PORT: u16 = 7777;
 /// The port that every peer binds.
 const PEER_PORT: u16 = 40_000;
+/// The hub's virtual host.
+const HUB_ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 168, 30, 1);
+/// Home's virtual LAN card.
+pub const HOME_MAC: MacAddr = MacAddr([0x02, 0, 0, 0, 0, 2]);
 /// The invite's token.
 const TOKEN: [u8; 16] = [7; 16];
 
@@ -128,9 +135,9 @@ impl World {
         let member = MemberConfig {
             hub: hub.id(),
             credential: Credential::Token(TOKEN),
-            mac: MacAddr::locally_administered([0x02, 0, 0, 0, 0, 2]),
+            mac: HOME_MAC,
         };
-        let subnet = Subnet::new(Ipv4Addr::new(192, 168, 30, 1), 24).expect("a host's address");
+        let subnet = Subnet::new(HUB_ADDRESS, 24).expect("a host's address");
         let hub_role = Role::Hub(HubConfig {
             name: "office".to_owned(),
             tokens: vec![TOKEN],
@@ -248,10 +255,65 @@ impl World {
         self.peer_mut(host).node.handle_frame(frame, now);
     }
 
-    /// The hub's key.
+    /// Pings the hub's virtual host from home `count` times, once a second; how many answers came back.
+    pub fn answered_pings(&mut self, count: u16, payload: usize) -> usize {
+        let before = self.echo_replies();
+        for sequence in 0..count {
+            let request = frames::echo_request(
+                (HOME_MAC, self.home_address()),
+                self.gateway(),
+                sequence,
+                payload,
+            );
+            self.send_frame(self.home, &request);
+            self.run_for(Duration::from_secs(1));
+        }
+        self.echo_replies() - before
+    }
+
+    fn echo_replies(&self) -> usize {
+        self.peer(self.home)
+            .frames
+            .iter()
+            .filter(|(_, frame)| frames::is_echo_reply(frame))
+            .count()
+    }
+
+    fn home_address(&self) -> Ipv4Addr {
+        let given = self
+            .peer(self.home)
+            .events
+            .iter()
+            .find_map(|(_, event)| match event {
+                Event::Joined {
+                    address: Some((IpAddr::V4(address), _)),
+                    ..
+                } => Some(*address),
+                _ => None,
+            });
+        given.expect("home has joined")
+    }
+
+    fn gateway(&self) -> (MacAddr, Ipv4Addr) {
+        let hub: PeerId = self
+            .peer(self.office)
+            .node
+            .status(self.simulation.now())
+            .id
+            .parse()
+            .expect("a key");
+        (mac_from_seed(&hub.0), HUB_ADDRESS)
+    }
+
+    /// How a host's link goes now: "handshake", "relayed" or "direct"; empty when there is none.
     #[must_use]
-    pub fn hub_id(scene: &Scene) -> PeerId {
-        Identity::from_seed(&seed(scene.seed, 1)).id()
+    pub fn path(&self, host: HostId) -> String {
+        let status = self.peer(host).node.status(self.simulation.now());
+        status
+            .links
+            .first()
+            .map(|link| link.path.clone())
+            .unwrap_or_default()
     }
 }
 

@@ -1,12 +1,13 @@
 //! Two peers and a rendezvous in the simulator: first by relay, then direct where the NATs allow it.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use kuguri_proto::node::Event;
-use kuguri_sim::link::LinkConfig;
+use kuguri_sim::link::{LinkConfig, Probability};
 use kuguri_sim::nat::{NatConfig, Preset};
 use kuguri_sim::network::Logging;
-use kuguri_tests::world::{Scene, World};
+use kuguri_tests::frames::broadcast;
+use kuguri_tests::world::{HOME_MAC, Scene, World};
 
 /// One way between a peer and the rendezvous.
 const ACCESS: Duration = Duration::from_millis(10);
@@ -24,13 +25,6 @@ fn scene(office: Preset, home: Preset) -> Scene {
         access: LinkConfig::delay(ACCESS),
         logging: Logging::Off,
     }
-}
-
-fn broadcast(marker: u8) -> Vec<u8> {
-    let mut frame = vec![0xff; 6];
-    frame.extend([0x02, 0, 0, 0, 0, 2, 0x88, 0xb5]);
-    frame.resize(100, marker);
-    frame
 }
 
 const fn is_direct(event: &Event) -> bool {
@@ -53,7 +47,7 @@ fn first_frame_by_relay_then_direct_between_two_cones() {
     let linked = world.wait_for(home, PATIENCE, |event| {
         matches!(event, Event::LinkUp { .. })
     });
-    world.send_frame(home, &broadcast(1));
+    world.send_frame(home, &broadcast(HOME_MAC, 1));
     assert!(
         linked - asked <= 2 * S,
         "first frame sent after {:?}",
@@ -79,33 +73,91 @@ fn first_frame_by_relay_then_direct_between_two_cones() {
         "direct after {:?}",
         other - asked
     );
-    assert_eq!(path_of(&world, home), "direct");
-    assert_eq!(path_of(&world, office), "direct");
-}
-
-fn path_of(world: &World, host: kuguri_sim::network::HostId) -> String {
-    let status = world.peer(host).node.status(world.simulation.now());
-    status
-        .links
-        .first()
-        .map(|link| link.path.clone())
-        .unwrap_or_default()
+    assert_eq!(world.path(home), "direct");
+    assert_eq!(world.path(office), "direct");
 }
 
 #[test]
-fn show() {
-    let mut world = World::new(&scene(Preset::PortRestricted, Preset::PortRestricted));
-    world.simulation.network_mut().set_logging(Logging::Lines);
-    let t0 = Instant::now();
-    world.run_for(Duration::from_secs(3));
-    eprintln!("real {:?}", t0.elapsed());
-    for e in world.simulation.network().log().entries() {
-        eprintln!("{e}");
-    }
-    eprintln!("office {:#?}", world.told(world.office));
-    eprintln!("home {:#?}", world.told(world.home));
-    eprintln!(
-        "{:#?}",
-        world.peer(world.home).node.status(world.simulation.now())
+fn an_open_mapping_and_a_symmetric_one_meet_directly() {
+    let mut world = World::new(&scene(Preset::FullCone, Preset::Symmetric));
+    world.wait_for(world.home, PATIENCE, is_direct);
+    world.wait_for(world.office, PATIENCE, is_direct);
+}
+
+#[test]
+fn two_symmetric_ones_stay_relayed_and_frames_flow() {
+    let mut world = World::new(&scene(Preset::Symmetric, Preset::Symmetric));
+    let (office, home) = (world.office, world.home);
+    world.wait_for(home, PATIENCE, |event| {
+        matches!(event, Event::Joined { .. })
+    });
+    world.run_for(Duration::from_secs(30));
+    assert_eq!(
+        (world.path(office), world.path(home)),
+        ("relayed".to_owned(), "relayed".to_owned())
     );
+    assert!(
+        world
+            .peer(home)
+            .events
+            .iter()
+            .all(|(_, event)| !is_direct(event))
+    );
+    assert_eq!(world.answered_pings(20, 56), 20);
+}
+
+#[test]
+fn the_gateway_answers_over_every_pair_of_nats() {
+    let pairs = Preset::ALL
+        .into_iter()
+        .flat_map(|office| Preset::ALL.map(|home| (office, home)));
+    for (office, home) in pairs {
+        let mut world = World::new(&scene(office, home));
+        world.wait_for(world.home, PATIENCE, |event| {
+            matches!(event, Event::Joined { .. })
+        });
+        assert_eq!(world.answered_pings(5, 1400), 5, "{office} and {home}");
+    }
+}
+
+#[test]
+fn a_fifth_of_all_packets_lost_does_not_keep_them_apart() {
+    for seed in 0..20 {
+        let mut scene = Scene {
+            seed,
+            ..scene(Preset::PortRestricted, Preset::PortRestricted)
+        };
+        scene.access.loss = Probability::new(0.2).expect("between 0 and 1");
+        let mut world = World::new(&scene);
+        world.wait_for(world.home, Duration::from_secs(30), |event| {
+            matches!(event, Event::Joined { .. })
+        });
+        world.wait_for(world.home, Duration::from_secs(60), is_direct);
+    }
+}
+
+#[test]
+fn one_seed_gives_one_event_log_and_another_seed_another() {
+    let run = |seed| {
+        let mut scene = Scene {
+            seed,
+            logging: Logging::Hash,
+            ..scene(Preset::PortRestricted, Preset::Symmetric)
+        };
+        scene.access.loss = Probability::new(0.05).expect("between 0 and 1");
+        scene.access.jitter = Duration::from_millis(5);
+        let mut world = World::new(&scene);
+        world.run_for(Duration::from_secs(20));
+        let log = world.simulation.network().log();
+        (
+            log.count(),
+            log.hash(),
+            world.told(world.home),
+            world.told(world.office),
+        )
+    };
+    let first = run(7);
+    assert!(first.0 > 100, "something happened");
+    assert_eq!(first, run(7));
+    assert_ne!(first.1, run(8).1);
 }

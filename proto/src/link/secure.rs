@@ -38,6 +38,8 @@ pub(super) struct Secure {
     pings: Pings,
     last_sign: Instant,
     events: VecDeque<LinkEvent>,
+    /// A datagram on its way a second time, by the relay.
+    copy: Option<Outgoing>,
     malformed: u64,
 }
 
@@ -81,6 +83,7 @@ impl Secure {
             pings: Pings::default(),
             last_sign: now,
             events: VecDeque::new(),
+            copy: None,
             malformed: 0,
         }
     }
@@ -132,10 +135,12 @@ impl Secure {
                 self.events.extend(self.pings.handle_pong(id, now))
             }
             Chunk::Pong { id, size } => {
-                if let Via::Direct { remote, .. } = via {
-                    self.paths
-                        .handle_probe_answer(id, usize::from(size), Some(remote), now);
-                }
+                let from = match via {
+                    Via::Direct { remote, .. } => Some(remote),
+                    Via::Relay(_) => None,
+                };
+                self.paths
+                    .handle_probe_answer(id, usize::from(size), from, now);
             }
         }
     }
@@ -181,10 +186,7 @@ impl Secure {
             return Some(Outgoing::Direct(check));
         }
         if let Some(probe) = self.paths.poll_probe(now) {
-            let via = Via::Direct {
-                socket: probe.socket,
-                remote: probe.remote,
-            };
+            let via = Via::direct(probe.socket, probe.remote);
             return self.seal(via, |payload| {
                 let fits = Chunk::Ping { id: probe.id }.emit(payload).is_ok();
                 payload.resize((probe.size - TAG).max(payload.len()), 0);
@@ -199,24 +201,45 @@ impl Secure {
         self.poll_data(arq, relay, now)
     }
 
-    /// Pings, a segment of the ARQ and frames, as many as one datagram of the best path holds.
+    /// Pings, a segment of the ARQ and frames, as many as one datagram of the best path holds. While that path is in doubt the
+    /// same datagram goes by the relay too; the other side's replay window takes whichever comes first.
     fn poll_data(
         &mut self,
         arq: Option<&mut Arq>,
         relay: Option<Channel>,
         now: Instant,
     ) -> Option<Outgoing> {
-        let (via, mtu) = match self.paths.best() {
-            Some(path) => (
-                Via::Direct {
-                    socket: path.socket,
-                    remote: path.remote,
-                },
-                path.mtu,
+        if let Some(copy) = self.copy.take() {
+            return Some(copy);
+        }
+        let relay_too = relay.filter(|_| self.paths.is_suspect());
+        let (via, mtu) = match (self.paths.best(), relay_too) {
+            (Some(path), None) => (Via::direct(path.socket, path.remote), path.mtu),
+            (Some(path), Some(_)) => (
+                Via::direct(path.socket, path.remote),
+                path.mtu.min(RELAY_MTU),
             ),
-            None => (Via::Relay(relay?), RELAY_MTU),
+            (None, _) => (Via::Relay(relay?), RELAY_MTU),
         };
-        let end = mtu - TAG;
+        let payload = self.data(via, mtu - TAG, arq, now)?;
+        if matches!(via, Via::Direct { .. }) {
+            self.paths.handle_sent(now);
+        }
+        let sealed = self.seal_payload(via, payload)?;
+        if let (Some(channel), Outgoing::Direct(direct)) = (relay_too, &sealed) {
+            self.copy = Some(Outgoing::Relay(channel, direct.contents.clone()));
+        }
+        Some(sealed)
+    }
+
+    /// What waits, up to `end` bytes with room for the header.
+    fn data(
+        &mut self,
+        via: Via,
+        end: usize,
+        arq: Option<&mut Arq>,
+        now: Instant,
+    ) -> Option<Vec<u8>> {
         let mut payload = vec![0; HEADER];
         if let Some(id) = self.pings.next(matches!(via, Via::Direct { .. }), now) {
             Chunk::Ping { id }.emit(&mut payload).ok()?;
@@ -228,11 +251,7 @@ impl Secure {
             }
         }
         self.packer.fill(&mut payload, HEADER, end - HEADER);
-        if payload.len() == HEADER {
-            None
-        } else {
-            self.seal_payload(via, payload)
-        }
+        (payload.len() > HEADER).then_some(payload)
     }
 
     fn seal(&mut self, via: Via, write: impl FnOnce(&mut Vec<u8>) -> bool) -> Option<Outgoing> {

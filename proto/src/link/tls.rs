@@ -118,7 +118,8 @@ impl TlsSession {
         session
     }
 
-    /// Takes bytes of the stream, in pieces of any size.
+    /// Takes bytes of the stream, in pieces of any size; [`Self::read`] after each, which should be well below
+    /// [`MAX_BUFFERED`].
     ///
     /// # Errors
     /// When the session has failed, now or before.

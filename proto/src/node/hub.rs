@@ -41,7 +41,7 @@ struct Seat {
 }
 
 impl Hub {
-    pub(super) fn new(config: HubConfig, seed: [u8; 32], now: Instant) -> Self {
+    pub(super) fn new(config: HubConfig, id: PeerId, seed: [u8; 32], now: Instant) -> Self {
         let mut switch = Switch::new(switch::Config::default(), &mut StdRng::from_seed(seed));
         switch.add_port(GATEWAY, now);
         let mut admission = Admission::new();
@@ -53,7 +53,7 @@ impl Hub {
             name: config.name,
             subnet: config.subnet,
             switch,
-            gateway: Gateway::new(mac_from_seed(&seed), config.subnet, MTU),
+            gateway: Gateway::new(mac_from_seed(&id.0), config.subnet, MTU),
             pool: Pool::new(config.subnet),
             admission,
             members: BTreeMap::new(),

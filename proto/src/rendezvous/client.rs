@@ -562,6 +562,12 @@ impl Client {
         self
     }
 
+    /// Says something that a true client does not say now.
+    pub(super) fn say(&mut self, message: &ToRendezvous, now: Instant) {
+        self.quiet = false;
+        self.send(message, now);
+    }
+
     /// From now on it connects and says nothing.
     pub(super) const fn keep_quiet(&mut self) {
         self.quiet = true;

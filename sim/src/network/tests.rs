@@ -127,6 +127,8 @@ fn a_round_trip_is_the_sum_of_its_links() {
     let there = world.reach(a, udp("10.0.0.2:4000", "198.51.100.1:80", 100), server);
     assert_eq!(there.source, ip("203.0.113.7"));
     assert_eq!(world.now, world.start + millis(26));
+    // The NAT and the core's routers each took one.
+    assert_eq!(there.ttl, crate::packet::DEFAULT_TTL - 1 - CORE_HOPS);
     let back = world.reach(server, answer(&there), a);
     assert_eq!(
         back.flow().expect("udp").destination,

@@ -105,7 +105,8 @@ impl ReceiveStream {
 
     /// Whether so much was read since the limit was last said that the peer must hear the new one by itself.
     pub(super) fn update_due(&self) -> bool {
-        self.final_size.is_none() && self.read + self.window >= self.announced + self.window / 2
+        let open = self.final_size.is_none() && self.read > 0;
+        open && self.read + self.window >= self.announced + self.window / 2
     }
 
     /// Whether the stream's end is known and everything before it was read.

@@ -83,14 +83,17 @@ fn a_lost_tail_is_probed_and_the_backoff_is_bounded() {
     let mut world = World::new(line, &Config::default(), 8);
     world.send(0, vec![7; 100]);
     world.send(1, Vec::new());
-    world.run(ms(600_000), |_| false);
-    let dead = world.ends[0].arq.stats();
+    world.run(3 * HOUR, |_| false);
+    let dead = &world.ends[0].arq;
     assert!(
-        (140..160).contains(&dead.pto_count),
-        "one in four seconds: {dead:?}"
+        (2690..2710).contains(&dead.pto_count()),
+        "one in four seconds: {:?}",
+        dead.stats()
     );
+    assert!(dead.recovery.memory() <= dead.recovery.capacity());
     world.line.loss = 0.0;
-    assert!(world.run_to_end(ms(610_000)));
+    assert!(world.run_to_end(3 * HOUR + ms(10_000)));
+    assert_eq!(world.ends[1].got, [7; 100]);
     assert_eq!(world.ends[0].arq.pto_count(), 0);
 }
 
@@ -160,6 +163,21 @@ fn another_path_starts_afresh_and_is_probed_at_once() {
         rtt.min() >= Some(ms(10)) && rtt.smoothed() < ms(40),
         "{rtt:?}"
     );
+}
+
+#[test]
+fn what_is_in_flight_is_probed_on_the_new_path_without_waiting() {
+    let now = epoch();
+    let mut arq = Arq::new(Config::default(), now);
+    arq.path_changed(now);
+    assert!(drain(&mut arq, now).is_empty(), "nothing to ask about");
+    arq.write(b"tail");
+    let first = drain(&mut arq, now);
+    arq.path_changed(now + ms(1));
+    let again = drain(&mut arq, now + ms(1));
+    assert_eq!((first.len(), again.len()), (1, 1));
+    let [first, again] = [&first[0], &again[0]].map(|body| Segment::parse(body).expect("own"));
+    assert_eq!((again.packet_number, again.range), (1, first.range));
 }
 
 #[test]

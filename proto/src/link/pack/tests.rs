@@ -123,19 +123,28 @@ fn a_full_queue_drops_and_counts() {
 #[test]
 fn contradictions_throw_the_frame_away() {
     let now = start();
-    let cases = [
-        (part(1, 8, 30, &[0; 10]), ReassemblyError::Inconsistent(1)),
-        (part(1, 0, 30, &[0; 10]), ReassemblyError::Inconsistent(1)),
-        (part(1, 5, 30, &[0; 25]), ReassemblyError::Inconsistent(1)),
-        (part(1, 10, 31, &[0; 10]), ReassemblyError::Inconsistent(1)),
-    ];
-    for (second, error) in cases {
+    // Against the part from 10 to 20 of 30.
+    for (from, to, total) in [
+        (10, 20, 30),
+        (12, 18, 30),
+        (5, 15, 30),
+        (5, 25, 30),
+        (0, 30, 30),
+        (15, 25, 30),
+        (19, 30, 30),
+        (20, 30, 31),
+    ] {
         let mut reassembler = Reassembler::default();
+        let first = reassembler.handle_fragment(part(1, 10, 30, &[0; 10]), now);
+        assert_eq!(first, Ok(None));
+        let bytes = vec![0; to - from];
+        let offset = u32::try_from(from).expect("small");
+        let second = reassembler.handle_fragment(part(1, offset, total, &bytes), now);
         assert_eq!(
-            reassembler.handle_fragment(part(1, 0, 30, &[0; 10]), now),
-            Ok(None)
+            second,
+            Err(ReassemblyError::Inconsistent(1)),
+            "{from} to {to}"
         );
-        assert_eq!(reassembler.handle_fragment(second, now), Err(error));
         assert_eq!(reassembler.poll_timeout(), None, "nothing is left of it");
         let counters = reassembler.counters();
         assert_eq!((counters.refused, counters.inconsistent), (1, 1));

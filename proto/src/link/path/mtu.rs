@@ -242,7 +242,7 @@ mod tests {
         assert_eq!(mtu.current(), 1472);
         mtu.sent();
         let broken = now;
-        while mtu.current() == 1472 {
+        while mtu.current() == 1472 && now < broken + Duration::from_secs(60) {
             let until = now + Duration::from_millis(10);
             run(&mut mtu, 1252, &mut now, until);
         }

@@ -144,6 +144,10 @@ fn a_dead_path_is_noticed_in_time_and_found_again_for_ever() {
             "{:?}",
             *at - cut_at
         );
+        let asked = |(asked, event): &(Instant, PathEvent)| {
+            *event == PathEvent::WantExchange && *asked >= *at && *asked <= *at + SECOND
+        };
+        assert!(end.events.iter().any(asked), "a new round at once");
         assert_eq!(end.paths.best(), None);
     }
     world.run(600 * SECOND);
@@ -263,6 +267,38 @@ fn the_better_path_is_taken_without_haste() {
         "{at:?}"
     );
     assert!(at.len() <= 12, "{at:?}");
+}
+
+#[test]
+fn two_paths_that_change_places_all_the_time_do_not_make_it_restless() {
+    let mut world = World::new(5, [None, None]);
+    let other: SocketAddr = "192.0.2.3:7".parse().expect("an address");
+    let first = world.ends[1].hosts[0];
+    world.ends[1].hosts.push(other);
+    world.gather(1);
+    assert!(world.gets_direct(SECOND));
+    for turn in 0..100 {
+        let (slow, fast) = if turn % 2 == 0 {
+            (first, other)
+        } else {
+            (other, first)
+        };
+        world.detours.insert(slow, Duration::from_millis(400));
+        world.detours.insert(fast, Duration::ZERO);
+        // It makes the end measure all its paths at once.
+        let now = world.now;
+        world.ends[0].paths.network_changed(now);
+        world.run(SECOND / 2);
+    }
+    let moved = |(at, event): &(Instant, PathEvent)| {
+        matches!(event, PathEvent::Direct { .. }).then_some(*at)
+    };
+    let at: Vec<_> = world.ends[0].events.iter().filter_map(moved).collect();
+    assert!(at.len() > 3, "{at:?}");
+    assert!(
+        at.windows(2).all(|pair| pair[1] - pair[0] >= 2 * SECOND),
+        "{at:?}"
+    );
 }
 
 /// An end that is being checked, and a request of its own that waits for an answer.

@@ -164,6 +164,22 @@ fn the_answering_side_finds_out_by_itself_what_the_data_plane_opened() {
 }
 
 #[test]
+fn the_next_offer_may_be_what_the_first_datagram_of_an_epoch_carries() {
+    let now = start();
+    let (mut client, mut server) = pair(now);
+    client.handle_timeout(now + REKEY_INTERVAL);
+    carry(&mut client, &mut server, now).expect("honest");
+    let answer = server.poll_message().expect("an answer");
+    client.handle_message(&answer, now).expect("honest");
+    client.handle_timeout(now + REKEY_INTERVAL);
+    let offer = client.poll_message().expect("a second offer");
+    let mut datagram = sealed(&client);
+    server.opener().open(&mut datagram, now).expect("authentic");
+    assert_eq!(server.handle_message(&offer, now), Ok(()));
+    assert_eq!((server.sealer().epoch(), server.epoch()), (1, 2));
+}
+
+#[test]
 fn looking_in_vain_goes_on() {
     let now = start();
     let (mut client, mut server) = pair(now);

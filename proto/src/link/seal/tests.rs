@@ -219,20 +219,21 @@ fn threads_never_share_a_number() {
 #[test]
 fn threads_never_open_a_copy() {
     let (sealer, opener) = pair(Suite::Aes256Gcm);
-    let datagrams: Vec<_> = (0..200).map(|_| sealed(&sealer, b"a frame")).collect();
+    // Large and many, so that the threads meet in the middle of one.
+    let datagrams: Vec<_> = (0..500).map(|_| sealed(&sealer, &[7; 9000])).collect();
+    let together = std::sync::Barrier::new(4);
     let open = || {
-        let copies = datagrams.clone();
-        copies
-            .into_iter()
-            .filter_map(|mut copy| opener.open(&mut copy, start()).ok().map(|_| ()))
-            .count()
+        let mut copies = datagrams.clone();
+        let opened = copies.iter_mut().map(|copy| {
+            together.wait();
+            usize::from(opener.open(copy, start()).is_ok())
+        });
+        opened.sum::<usize>()
     };
     let opened: usize = std::thread::scope(|scope| {
         let threads = [(); 4].map(|()| scope.spawn(open));
-        threads
-            .map(|thread| thread.join().expect("no panic"))
-            .into_iter()
-            .sum()
+        let counts = threads.map(|thread| thread.join().expect("no panic"));
+        counts.into_iter().sum()
     });
     assert_eq!(opened, datagrams.len());
 }

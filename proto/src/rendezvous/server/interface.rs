@@ -1,0 +1,121 @@
+//! What goes in and out of a rendezvous beside datagrams: settings, limits, events, counters. Plain data.
+
+use std::net::{IpAddr, SocketAddr};
+
+use serde::Serialize;
+
+use super::{Rate, RegistryLimits};
+use crate::identity::PeerId;
+
+/// What a rendezvous is told at its start.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Its addresses as the Internet sees them, as far as they are known: for STUN's RESPONSE-ORIGIN and OTHER-ADDRESS.
+    pub addresses: Vec<IpAddr>,
+    /// The port of the main socket.
+    pub port: u16,
+    /// The port of the second socket, if there is one.
+    pub alternate_port: Option<u16>,
+    /// What it lets others ask of it.
+    pub limits: Limits,
+}
+
+/// What a rendezvous lets others ask of it.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Limits of registered peers.
+    pub registry: RegistryLimits,
+    /// Connections that have not registered yet.
+    pub handshakes: usize,
+    /// Datagrams from one IPv4 address or IPv6 /64 that has proved nothing; the rest is dropped unread.
+    pub unproven: Rate,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            registry: RegistryLimits {
+                peers: 100_000,
+                channels_per_peer: 256,
+                // A peer that comes back opens all its channels again at once.
+                requests: Rate {
+                    burst: 1024,
+                    per_second: 64,
+                },
+                introductions: Rate {
+                    burst: 512,
+                    per_second: 64,
+                },
+                // A gigabit per second, an eighth of a second at once.
+                relayed_bytes: Rate {
+                    burst: 16_000_000,
+                    per_second: 125_000_000,
+                },
+            },
+            handshakes: 1024,
+            // A whole office behind one address may come back at once; a registration takes about ten datagrams.
+            unproven: Rate {
+                burst: 2000,
+                per_second: 400,
+            },
+        }
+    }
+}
+
+/// What a rendezvous tells its driver, for the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ServerEvent {
+    /// A peer is here.
+    Registered {
+        /// Its key.
+        peer: PeerId,
+        /// Its address.
+        address: SocketAddr,
+    },
+    /// A peer proved another address.
+    Moved {
+        /// Its key.
+        peer: PeerId,
+        /// The new address.
+        address: SocketAddr,
+    },
+    /// A peer registered anew; its former registration is over.
+    Replaced {
+        /// Its key.
+        peer: PeerId,
+    },
+    /// A peer is here no more.
+    Gone {
+        /// Its key.
+        peer: PeerId,
+        /// Why, in a few words.
+        reason: String,
+    },
+}
+
+/// Counters since the start, and what is here now.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Stats {
+    /// Peers that are registered now.
+    pub peers: usize,
+    /// Channels that are open now.
+    pub channels: usize,
+    /// QUIC connections now, ending ones included.
+    pub connections: usize,
+    /// Registrations since the start.
+    pub registrations: u64,
+    /// Datagrams relayed.
+    pub relayed_datagrams: u64,
+    /// Bytes of them, header included.
+    pub relayed_bytes: u64,
+    /// STUN answers sent.
+    pub stun_answers: u64,
+    /// Datagrams of no known kind, or malformed.
+    pub dropped_malformed: u64,
+    /// Datagrams to relay that came from no registered peer's proven address.
+    pub dropped_unknown_source: u64,
+    /// Datagrams to relay on a channel that is not open.
+    pub dropped_unknown_channel: u64,
+    /// Datagrams over a limit, of a peer or of an unproven source.
+    pub dropped_limit: u64,
+}
