@@ -416,17 +416,18 @@ impl World {
     /// Before home has joined.
     #[must_use]
     pub fn home_address(&self) -> Ipv4Addr {
-        let given = self
-            .peer(self.home)
-            .events
-            .iter()
-            .find_map(|(_, event)| match event {
-                Event::Joined {
-                    address: Some((IpAddr::V4(address), _)),
-                    ..
-                } => Some(*address),
-                _ => None,
-            });
+        let mut events = self.peer(self.home).events.iter();
+        let given = events.find_map(|(_, event)| {
+            if let Event::Joined {
+                address: Some((IpAddr::V4(address), _)),
+                ..
+            } = event
+            {
+                Some(*address)
+            } else {
+                None
+            }
+        });
         given.expect("home has joined")
     }
 
