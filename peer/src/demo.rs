@@ -150,6 +150,7 @@ fn tell(lab: &Lab, cast: &mut Cast<'_>, report: &Report, nats: Nats) -> anyhow::
         home_nat: nats.home.to_string(),
         first_ping_ms: arrival.first_ping_ms,
         first_frame_ms: arrival.first_frame_ms,
+        first_frame: arrival.first_frame.clone(),
         direct_ms: arrival.direct_ms,
         paths: story::paths(cast, &arrival)?,
         pings,

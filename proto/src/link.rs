@@ -16,19 +16,17 @@
 //! It knows no switch and no rendezvous: [`Via`] says by which way a datagram came or is to go.
 
 use std::collections::VecDeque;
-use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 
-use crate::identity::{Identity, PeerId};
+use crate::identity::PeerId;
 use crate::node::status::{Counters, LinkStatus};
 use crate::rendezvous::Channel;
-use crate::wire::clear::{self, Indices};
+use crate::wire::clear::Indices;
 use crate::wire::codec::Framer;
-use crate::wire::control::{Bye, Candidate, Candidates, Control, Join, Refusal, Rekey, Welcome};
-use crate::{SocketId, Transmit};
+use crate::wire::control::{Bye, Candidate, Candidates, Control, Join, Refusal, Welcome};
 
 pub mod arq;
 pub mod pack;
@@ -37,96 +35,15 @@ pub mod rekey;
 pub mod seal;
 pub mod tls;
 
+mod control;
 mod secure;
+mod types;
+
+pub use types::{LinkEvent, Outgoing, Setup, Via};
 
 use arq::Arq;
-use path::PathEvent;
-use seal::Role;
 use secure::Secure;
 use tls::TlsSession;
-
-/// By which way a datagram came, or is to go.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Via {
-    /// Through the rendezvous, on this channel.
-    Relay(Channel),
-    /// Straight.
-    Direct {
-        /// Our socket.
-        socket: SocketId,
-        /// The peer's address as we see it.
-        remote: SocketAddr,
-    },
-}
-
-impl Via {
-    const fn direct(socket: SocketId, remote: SocketAddr) -> Self {
-        Self::Direct { socket, remote }
-    }
-}
-
-/// A datagram that a link wants sent.
-#[derive(Debug)]
-pub enum Outgoing {
-    /// On a relay channel; the rendezvous client wraps it.
-    Relay(Channel, Vec<u8>),
-    /// As it is.
-    Direct(Transmit),
-}
-
-/// What a link is made of.
-#[derive(Debug)]
-pub struct Setup<'a> {
-    /// Who we are.
-    pub identity: &'a Identity,
-    /// The other side: its key must be this one.
-    pub peer: PeerId,
-    /// By which number the peer's datagrams name this link; unique in the node, never 0.
-    pub local_index: u32,
-    /// The relay channel to the peer.
-    pub relay: Channel,
-    /// Whether this machine seals AES-256-GCM in hardware.
-    pub aes_in_hardware: bool,
-    /// 32 random bytes for everything random in the link.
-    pub seed: [u8; 32],
-}
-
-/// What a link tells its node.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum LinkEvent {
-    /// Both keys are proved; frames can flow.
-    Established {
-        /// The cipher's name.
-        cipher: &'static str,
-    },
-    /// (Hub) the peer asks to join.
-    Join(Join),
-    /// (Member) the hub let us in.
-    Welcome(Welcome),
-    /// (Member) the hub did not.
-    Refused(Refusal),
-    /// Frames go another way now: direct to this address, or relayed.
-    PathChanged(Option<SocketAddr>),
-    /// Answer to [`Link::ping`].
-    Pong {
-        /// As given.
-        id: u64,
-        /// The time it took.
-        round_trip: Duration,
-        /// Whether it went directly.
-        direct: bool,
-    },
-    /// No answer to [`Link::ping`] in time.
-    PingLost {
-        /// As given.
-        id: u64,
-    },
-    /// The link has ended; nothing more comes from it.
-    Closed {
-        /// One sentence.
-        reason: String,
-    },
-}
 
 /// One remote peer.
 pub struct Link {
@@ -308,8 +225,8 @@ impl Link {
     /// A STUN message came that may concern this link; whether it did.
     pub fn handle_stun(
         &mut self,
-        socket: SocketId,
-        remote: SocketAddr,
+        socket: crate::SocketId,
+        remote: std::net::SocketAddr,
         message: &[u8],
         now: Instant,
     ) -> bool {
@@ -412,10 +329,11 @@ impl Link {
                 SILENCE.as_secs()
             ));
         }
-        if self.established && silent >= KEEPALIVE {
-            if let Some(secure) = &mut self.secure {
-                secure.keep_alive(now);
-            }
+        if self.established
+            && silent >= KEEPALIVE
+            && let Some(secure) = &mut self.secure
+        {
+            secure.keep_alive(now);
         }
         self.pump(now);
     }
@@ -457,7 +375,10 @@ impl Link {
             _ => self.started + HANDSHAKE_TIMEOUT,
         };
         let secure = self.secure.as_ref().and_then(Secure::poll_timeout);
-        [Some(watch), self.closing, self.arq.poll_timeout(), secure]
+        // Without a way out what is due stays due: waiting for it would not let time pass.
+        let has_way = self.relay.is_some() || self.is_direct();
+        let arq = self.arq.poll_timeout().filter(|_| has_way);
+        [Some(watch), self.closing, arq, secure]
             .into_iter()
             .flatten()
             .min()
@@ -494,215 +415,6 @@ impl Link {
             ..LinkStatus::default()
         }
     }
-
-    // ---- steps, in the order in which they run
-
-    /// Segments in the clear, while there are no keys on both sides.
-    fn poll_clear(&mut self, now: Instant) -> Option<Outgoing> {
-        if self.seals_segments() {
-            return None;
-        }
-        let channel = self.relay?;
-        let mut datagram = Vec::with_capacity(secure::RELAY_MTU);
-        Indices {
-            receiver: self.remote_index.unwrap_or(0),
-            sender: self.local_index,
-        }
-        .emit(&mut datagram);
-        let room = secure::RELAY_MTU - clear::HEADER;
-        self.arq
-            .poll_transmit(&mut datagram, room, now)
-            .then_some(Outgoing::Relay(channel, datagram))
-    }
-
-    /// The starter cannot know that the other side has keys before it saw a sealed datagram; the other side can.
-    const fn seals_segments(&self) -> bool {
-        self.established && (self.sealed_seen || !self.starter)
-    }
-
-    /// Moves bytes between ARQ and TLS, and takes up what came of it.
-    fn pump(&mut self, now: Instant) {
-        if self.closed {
-            return;
-        }
-        let mut bytes = Vec::new();
-        self.arq.read(&mut bytes);
-        if !bytes.is_empty() {
-            if let Err(error) = self.tls.handle_bytes(&bytes) {
-                self.flush_tls();
-                return self.finish(error.to_string());
-            }
-        }
-        if !self.established && self.tls.is_established() {
-            self.establish(now);
-        }
-        self.read_control(now);
-        self.poll_secure(now);
-        self.flush_tls();
-    }
-
-    fn flush_tls(&mut self) {
-        let mut bytes = Vec::new();
-        self.tls.poll_bytes(&mut bytes);
-        if !bytes.is_empty() && self.arq.write(&bytes) < bytes.len() {
-            self.finish("the peer does not read its control stream".to_owned());
-        }
-    }
-
-    fn establish(&mut self, now: Instant) {
-        let (Some(remote_index), Some(suite), Ok(exported)) =
-            (self.remote_index, self.tls.suite(), self.tls.export())
-        else {
-            return;
-        };
-        if self.tls.peer() != Some(self.peer) {
-            return self.finish("another key answered than the rendezvous announced".to_owned());
-        }
-        let role = if self.starter {
-            Role::Client
-        } else {
-            Role::Server
-        };
-        let indices = (self.local_index, remote_index);
-        let mut secure = Secure::new(&exported, (suite, role), indices, &mut self.rng, now);
-        secure.paths.set_local(self.candidates.clone(), now);
-        self.secure = Some(secure);
-        self.cipher = suite.name();
-        self.established = true;
-        self.path_since = now;
-        self.events.push_back(LinkEvent::Established {
-            cipher: self.cipher,
-        });
-    }
-
-    fn read_control(&mut self, now: Instant) {
-        let mut bytes = Vec::new();
-        self.tls.read(&mut bytes);
-        self.framer.push(&bytes);
-        loop {
-            match self.framer.next_message::<Control>() {
-                Ok(Some(message)) => self.handle_control(message, now),
-                Ok(None) => return,
-                Err(error) => {
-                    return self.finish(format!(
-                        "the peer sent a {error}; it may be of another version"
-                    ));
-                }
-            }
-        }
-    }
-
-    fn handle_control(&mut self, message: Control, now: Instant) {
-        match message {
-            Control::Join(join) if !self.starter => self.events.push_back(LinkEvent::Join(join)),
-            Control::Welcome(welcome) if self.starter => {
-                self.events.push_back(LinkEvent::Welcome(welcome))
-            }
-            Control::Refuse(refusal) if self.starter => {
-                self.events.push_back(LinkEvent::Refused(refusal));
-                self.finish("the hub refused to let us in".to_owned());
-            }
-            Control::Join(_) | Control::Welcome(_) | Control::Refuse(_) => {
-                self.counters.dropped_malformed += 1
-            }
-            Control::Candidates(candidates) if self.admitted => {
-                self.handle_candidates(&candidates, now)
-            }
-            Control::Candidates(candidates) => self.early = Some(candidates),
-            Control::Rekey(rekey) => self.handle_rekey(&rekey, now),
-            Control::Bye(reason) => self.finish(
-                match reason {
-                    Bye::ShuttingDown => "the peer was shut down",
-                    Bye::Disconnected => "the peer disconnected",
-                    Bye::Replaced => "the peer joined again from elsewhere",
-                }
-                .to_owned(),
-            ),
-        }
-    }
-
-    /// Both sides start checking at the same instant: the asker when the answer is there, the answerer half a round trip
-    /// after it was sent. So neither's check meets a NAT that the other has not opened yet.
-    fn handle_candidates(&mut self, candidates: &Candidates, now: Instant) {
-        let Some(secure) = &mut self.secure else {
-            return;
-        };
-        let start = if secure.paths.is_awaiting_candidates() {
-            now
-        } else {
-            now + self.arq.rtt().smoothed() / 2
-        };
-        secure.paths.handle_candidates(candidates, start, now);
-    }
-
-    fn handle_rekey(&mut self, rekey: &Rekey, now: Instant) {
-        let Some(secure) = &mut self.secure else {
-            return;
-        };
-        if let Err(error) = secure.rekeying.handle_message(rekey, now) {
-            self.finish(error.to_string());
-        }
-    }
-
-    /// Takes up what paths, pings and rekeying want said.
-    fn poll_secure(&mut self, now: Instant) {
-        let Some(secure) = &mut self.secure else {
-            return;
-        };
-        let mut messages: Vec<Control> = secure
-            .rekeying
-            .poll_message()
-            .map(Control::Rekey)
-            .into_iter()
-            .collect();
-        while let Some(event) = secure.paths.poll_event() {
-            match event {
-                PathEvent::Direct { remote, .. } => {
-                    self.arq.path_changed(now);
-                    self.path_since = now;
-                    self.events.push_back(LinkEvent::PathChanged(Some(remote)));
-                }
-                PathEvent::Lost { .. } => {
-                    self.arq.path_changed(now);
-                    self.path_since = now;
-                    self.events.push_back(LinkEvent::PathChanged(None));
-                }
-                PathEvent::WantExchange if self.admitted => {
-                    messages.push(Control::Candidates(secure.paths.local_candidates(now)));
-                }
-                PathEvent::WantExchange | PathEvent::MtuChanged { .. } => {}
-            }
-        }
-        self.events
-            .extend(std::iter::from_fn(|| secure.poll_event()));
-        for message in messages {
-            self.send_control(&message);
-        }
-    }
-
-    fn send_control(&mut self, message: &Control) {
-        match Framer::frame(message) {
-            Ok(bytes) => {
-                if let Err(error) = self.tls.write(&bytes) {
-                    self.finish(error.to_string());
-                }
-            }
-            Err(error) => self.finish(format!("a control message of our own is wrong: {error}")),
-        }
-    }
-
-    /// Ends the link after the last words had a moment to go out.
-    fn end(&mut self, now: Instant) {
-        self.closing = self.closing.or(Some(now + LINGER));
-        self.flush_tls();
-    }
-
-    fn finish(&mut self, reason: String) {
-        if !self.closed {
-            self.closed = true;
-            self.events.push_back(LinkEvent::Closed { reason });
-        }
-    }
 }
 
 /// A handshake that takes longer than this has failed.
@@ -711,7 +423,5 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 const KEEPALIVE: Duration = Duration::from_secs(5);
 /// A link on which nothing came for this long is dead (REQUIREMENTS B4).
 const SILENCE: Duration = Duration::from_secs(15);
-/// How long a link stays to get its last words through.
-const LINGER: Duration = Duration::from_millis(300);
 /// Frames that wait for the node, which takes them after every input.
 const FRAMES_MAX: usize = 1024;

@@ -27,6 +27,7 @@ use crate::network::{HostId, Network};
 
 mod card;
 mod fork;
+mod host_name;
 mod namespace;
 mod netlink;
 mod packet_socket;

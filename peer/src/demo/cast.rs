@@ -145,6 +145,12 @@ impl<'a> Cast<'a> {
         }
     }
 
+    /// Whether `who` has said such a thing by now.
+    pub(super) fn heard(&mut self, who: &str, is_it: impl Fn(&Line) -> bool) -> bool {
+        self.said.extend(self.lines.try_iter());
+        self.said.iter().any(|line| line.who == who && is_it(line))
+    }
+
     /// The first event of that name.
     pub(super) fn event(
         &mut self,

@@ -1,5 +1,5 @@
 //! Pings, as any machine sends them: ICMP echo (RFC 792) over IPv4. To be called on a thread inside the machine that
-//! pings. Every ping carries the text that the listener looks for.
+//! pings. What a ping carries is told: pings through Kuguri carry the text that the listener looks for.
 
 use std::io::{self, Read};
 use std::net::{Ipv4Addr, SocketAddrV4};
@@ -7,8 +7,6 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use socket2::{Domain, Protocol, Socket, Type};
-
-use super::transfer::MARKER;
 
 /// What came of a series of pings. Times in milliseconds.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -26,8 +24,8 @@ pub(super) struct Series {
 }
 
 /// Pings one after the other.
-pub(super) fn series(target: Ipv4Addr, count: u16) -> io::Result<Series> {
-    let mut ping = Ping::new(target)?;
+pub(super) fn series(target: Ipv4Addr, text: &'static str, count: u16) -> io::Result<Series> {
+    let mut ping = Ping::new(target, text)?;
     let mut times = Vec::new();
     for _ in 0..count {
         ping.ask();
@@ -37,8 +35,12 @@ pub(super) fn series(target: Ipv4Addr, count: u16) -> io::Result<Series> {
 }
 
 /// Asks again and again until there is an answer, and says when; `None` when nobody answers in time.
-pub(super) fn first_answer(target: Ipv4Addr, limit: Duration) -> io::Result<Option<Instant>> {
-    let mut ping = Ping::new(target)?;
+pub(super) fn first_answer(
+    target: Ipv4Addr,
+    text: &'static str,
+    limit: Duration,
+) -> io::Result<Option<Instant>> {
+    let mut ping = Ping::new(target, text)?;
     let end = Instant::now() + limit;
     while Instant::now() < end {
         ping.ask();
@@ -67,18 +69,20 @@ impl Series {
 struct Ping {
     socket: Socket,
     target: Ipv4Addr,
+    text: &'static str,
     identifier: u16,
     sent_at: Vec<Instant>,
 }
 
 impl Ping {
     /// With a ping socket (icmp(7)), or a raw one where the machine's settings allow none.
-    fn new(target: Ipv4Addr) -> io::Result<Self> {
+    fn new(target: Ipv4Addr, text: &'static str) -> io::Result<Self> {
         let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::ICMPV4))
             .or_else(|_| Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::ICMPV4)))?;
         Ok(Self {
             socket,
             target,
+            text,
             identifier: rand::random(),
             sent_at: Vec::new(),
         })
@@ -89,9 +93,8 @@ impl Ping {
         let sequence = u16::try_from(self.sent_at.len()).unwrap_or(u16::MAX);
         self.sent_at.push(Instant::now());
         let address = SocketAddrV4::new(self.target, 0).into();
-        let _ = self
-            .socket
-            .send_to(&request(self.identifier, sequence), &address);
+        let request = request(self.identifier, sequence, self.text);
+        let _ = self.socket.send_to(&request, &address);
     }
 
     /// The round trip of whichever of our pings is answered first.
@@ -105,7 +108,7 @@ impl Ping {
             self.socket.set_read_timeout(Some(left)).ok()?;
             let mut buffer = [0; 2048];
             let length = (&self.socket).read(&mut buffer).unwrap_or_default();
-            let sent_at = reply(&buffer[..length])
+            let sent_at = reply(&buffer[..length], self.text)
                 .and_then(|sequence| self.sent_at.get(usize::from(sequence)));
             if let Some(sent_at) = sent_at {
                 return Some(sent_at.elapsed());
@@ -115,24 +118,24 @@ impl Ping {
 }
 
 /// type 8, code 0, checksum, identifier, sequence, text.
-fn request(identifier: u16, sequence: u16) -> Vec<u8> {
+fn request(identifier: u16, sequence: u16, text: &str) -> Vec<u8> {
     let mut packet = vec![8, 0, 0, 0];
     packet.extend(identifier.to_be_bytes());
     packet.extend(sequence.to_be_bytes());
-    packet.extend(MARKER.as_bytes());
+    packet.extend(text.as_bytes());
     let checksum = checksum(&packet).to_be_bytes();
     packet[2..4].copy_from_slice(&checksum);
     packet
 }
 
 /// The sequence number of an echo reply; a raw socket gives it with its IP header.
-fn reply(packet: &[u8]) -> Option<u16> {
+fn reply(packet: &[u8], text: &str) -> Option<u16> {
     let icmp = match packet.first()? {
         first if first >> 4 == 4 => packet.get(usize::from(first & 15) * 4..)?,
         _ => packet,
     };
     match icmp {
-        [0, 0, _, _, _, _, high, low, text @ ..] if text == MARKER.as_bytes() => {
+        [0, 0, _, _, _, _, high, low, rest @ ..] if rest == text.as_bytes() => {
             Some(u16::from_be_bytes([*high, *low]))
         }
         _ => None,
@@ -161,16 +164,16 @@ mod tests {
 
     #[test]
     fn a_request_turned_round_is_a_reply_with_or_without_ip_header() {
-        let mut packet = request(7, 513);
+        let mut packet = request(7, 513, "text");
         assert_eq!(checksum(&packet), 0, "a right checksum sums to zero");
-        assert_eq!(reply(&packet), None, "a request is no reply");
+        assert_eq!(reply(&packet, "text"), None, "a request is no reply");
         packet[0] = 0;
-        assert_eq!(reply(&packet), Some(513));
+        assert_eq!(reply(&packet, "text"), Some(513));
         let with_header = [&[0x45; 20], packet.as_slice()].concat();
-        assert_eq!(reply(&with_header), Some(513));
+        assert_eq!(reply(&with_header, "text"), Some(513));
         packet.pop();
-        assert_eq!(reply(&packet), None, "somebody else's ping");
-        assert_eq!(reply(&[]), None);
+        assert_eq!(reply(&packet, "text"), None, "somebody else's ping");
+        assert_eq!(reply(&[], "text"), None);
     }
 
     #[test]

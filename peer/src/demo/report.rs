@@ -28,8 +28,10 @@ pub(super) struct Summary {
     pub(super) home_nat: String,
     /// From the start of `connect` to the first answered ping.
     pub(super) first_ping_ms: f64,
-    /// From the start of `connect` to the first frame that came by the relay, if one did.
-    pub(super) first_frame_ms: Option<f64>,
+    /// From the start of `connect` to the first frame that the hub got.
+    pub(super) first_frame_ms: f64,
+    /// Which way that came: relayed or direct.
+    pub(super) first_frame: String,
     /// From the start of `connect` to the direct path, if there is one.
     pub(super) direct_ms: Option<f64>,
     /// What `status` says of the link: at home, at the office.
@@ -68,9 +70,14 @@ impl Report {
         }
     }
 
-    /// Something happened on a machine.
+    /// Something happened on a machine just now.
     pub(super) fn step(&self, who: &str, text: &str) {
-        let elapsed = self.start.elapsed();
+        self.step_at(Instant::now(), who, text);
+    }
+
+    /// Something happened on a machine a moment ago.
+    pub(super) fn step_at(&self, at: Instant, who: &str, text: &str) {
+        let elapsed = at.saturating_duration_since(self.start);
         if self.json {
             line(&json!({ "step": text, "machine": who, "ms": milliseconds(elapsed) }).to_string());
         } else {
@@ -112,7 +119,7 @@ impl Report {
 
 fn ping_table(rows: &[Row]) {
     line(&format!(
-        "\n{BOLD}  {:<44}{:>5}{:>5}{:>10}{:>10}{:>10}{BOLD:#}",
+        "\n{BOLD}  {:<48}{:>5}{:>5}{:>10}{:>10}{:>10}{BOLD:#}",
         "ping", "sent", "lost", "min", "avg", "max"
     ));
     for Row { what, series } in rows {
@@ -120,7 +127,7 @@ fn ping_table(rows: &[Row]) {
         let [min, avg, max] =
             [series.min_ms, series.avg_ms, series.max_ms].map(|ms| format!("{ms:.1} ms"));
         line(&format!(
-            "  {what:<44}{:>5}{lost:>5}{min:>10}{avg:>10}{max:>10}",
+            "  {what:<48}{:>5}{lost:>5}{min:>10}{avg:>10}{max:>10}",
             series.sent
         ));
     }
@@ -155,16 +162,17 @@ fn listener(notes: &Notes) {
 }
 
 fn connection(summary: &Summary) {
-    let after =
-        |ms: Option<f64>| ms.map_or_else(|| "not seen".to_owned(), |ms| format!("{ms:.0} ms"));
     let [home, office] = &summary.paths;
+    item("link", &format!("home says {home}, office says {office}"));
+    let direct = match summary.direct_ms {
+        Some(ms) => format!("direct after {ms:.0} ms"),
+        None => "never direct".to_owned(),
+    };
     item(
-        "link",
+        "",
         &format!(
-            "home says {home}, office says {office}; since connect: first frame by relay {}, first ping answered {:.0} ms, direct {}",
-            after(summary.first_frame_ms),
-            summary.first_ping_ms,
-            after(summary.direct_ms)
+            "since connect: first frame after {:.0} ms ({}), first ping answered after {:.0} ms, {direct}",
+            summary.first_frame_ms, summary.first_frame, summary.first_ping_ms
         ),
     );
     line("");

@@ -13,10 +13,10 @@ use super::cast::{Cast, Line, Rights};
 use super::ping::{self, Series};
 use super::report::{Report, Row};
 use super::stage::VPS;
-use super::transfer::{self, Transfer};
+use super::transfer::{self, MARKER, Transfer};
 
 /// How the home's connection came up.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Arrival {
     /// The home's address in the virtual LAN.
     pub(super) home: Ipv4Addr,
@@ -26,8 +26,10 @@ pub(super) struct Arrival {
     pub(super) gateway: Option<Ipv4Addr>,
     /// From the start of `connect` to the first answered ping.
     pub(super) first_ping_ms: f64,
-    /// To the first frame by the relay.
-    pub(super) first_frame_ms: Option<f64>,
+    /// To the first frame that the hub got.
+    pub(super) first_frame_ms: f64,
+    /// Which way that came: relayed or direct.
+    pub(super) first_frame: String,
     /// To the direct path.
     pub(super) direct_ms: Option<f64>,
 }
@@ -91,101 +93,126 @@ pub(super) fn come_home(
 ) -> anyhow::Result<Arrival> {
     let start = cast.start("home", &["connect", invite], Rights::Root)?;
     let since = |at: Instant| at.saturating_duration_since(start).as_secs_f64() * 1e3;
-    thread::scope(|scope| {
-        let first_answer = scope.spawn(|| lab.run_in("home", || ping::first_answer(desk, SOON)));
-
-        let registered = cast.event("home", "registered", SOON)?;
-        report.step(
-            "home",
-            &format!(
-                "kuguri connect: registered, seen as {}",
-                registered.text("observed")
-            ),
-        );
-        let link = cast.event("home", "link-up", SOON)?;
-        report.step(
-            "home",
-            &format!("introduced: linked to the hub, {}", link.text("cipher")),
-        );
-        let joined = joined(cast, "home")?;
-        report.step(
-            "home",
-            &format!("in the office with address {}", joined.text("address")),
-        );
-
-        let answered = first_answer
-            .join()
-            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))??;
-        let Some(answered) = answered else {
-            bail!("the desk ({desk}) does not answer the home's pings");
-        };
-        let first_frame = cast.event("home", "first-frame-relayed", AT_ONCE).ok();
-        if let Some(line) = &first_frame {
-            report.step(
-                "home",
-                &format!(
-                    "first frame by the relay, {:.0} ms after connect",
-                    since(line.at)
-                ),
-            );
-        }
-        report.step(
-            "home",
-            &format!(
-                "first ping answered by the desk, {:.0} ms after connect",
+    let joined = introduction(cast, report)?;
+    // Not before the card has its address: until then a ping would go out in the open.
+    let answered = lab.run_in("home", || ping::first_answer(desk, MARKER, SOON))??;
+    let Some(answered) = answered else {
+        bail!("the desk ({desk}) does not answer the home's pings");
+    };
+    let home = address_of(&joined)?;
+    let first_frame = first_frame(cast, home)?;
+    let (way, ms) = (first_frame.text("path"), since(first_frame.at));
+    let mut steps = vec![
+        (
+            first_frame.at,
+            format!("first frame, {way}, {ms:.0} ms after connect"),
+        ),
+        (
+            answered,
+            format!(
+                "the desk answers a ping, {:.0} ms after connect",
                 since(answered)
             ),
+        ),
+    ];
+    if !cast.heard("home", is_direct) {
+        tell(report, &mut steps);
+    }
+    let direct = cast.hear("home", "direct path", PUNCHING, is_direct).ok();
+    if let Some(line) = &direct {
+        let (address, ms) = (line.text("address"), since(line.at));
+        steps.push((
+            line.at,
+            format!("direct to {address}, {ms:.0} ms after connect"),
+        ));
+    }
+    tell(report, &mut steps);
+    if direct.is_none() {
+        report.step(
+            "home",
+            "no direct path between these NATs: it stays relayed",
         );
-        let direct = cast.hear("home", "direct path", PUNCHING, is_direct).ok();
-        match &direct {
-            Some(line) => report.step(
-                "home",
-                &format!(
-                    "direct to {}, {:.0} ms after connect",
-                    line.text("address"),
-                    since(line.at)
-                ),
-            ),
-            None => report.step(
-                "home",
-                "no direct path between these NATs: it stays relayed",
-            ),
-        }
-        Ok(Arrival {
-            home: address_of(&joined)?,
-            desk,
-            gateway: joined.text("gateway").parse().ok(),
-            first_ping_ms: since(answered),
-            first_frame_ms: first_frame.map(|line| since(line.at)),
-            direct_ms: direct.map(|line| since(line.at)),
-        })
+    }
+    Ok(Arrival {
+        home,
+        desk,
+        gateway: joined.text("gateway").parse().ok(),
+        first_ping_ms: since(answered),
+        first_frame: way.to_owned(),
+        first_frame_ms: ms,
+        direct_ms: direct.map(|line| since(line.at)),
     })
+}
+
+/// Until the hub has let the home in.
+fn introduction(cast: &mut Cast<'_>, report: &Report) -> anyhow::Result<Line> {
+    let line = cast.event("home", "registered", SOON)?;
+    let text = format!(
+        "kuguri connect: registered, seen as {}",
+        line.text("observed")
+    );
+    report.step_at(line.at, "home", &text);
+    let line = cast.event("home", "link-up", SOON)?;
+    let text = format!(
+        "introduced to the hub and linked with it, {}",
+        line.text("cipher")
+    );
+    report.step_at(line.at, "home", &text);
+    let line = joined(cast, "home")?;
+    let text = format!("a member of the hub with address {}", line.text("address"));
+    report.step_at(line.at, "home", &text);
+    Ok(line)
+}
+
+/// The first frame that the hub got from the home.
+fn first_frame(cast: &mut Cast<'_>, home: Ipv4Addr) -> anyhow::Result<Line> {
+    let peer = key_of(cast, home)?;
+    cast.hear("office", "first frame", SOON, |line| {
+        line.event() == "first-frame" && line.text("peer") == peer
+    })
+}
+
+/// The key of the member with this address, as the hub says it.
+fn key_of(cast: &mut Cast<'_>, member: Ipv4Addr) -> anyhow::Result<String> {
+    let address = member.to_string();
+    let line = cast.hear("office", "member-joined", SOON, |line| {
+        line.event() == "member-joined" && line.text("address") == address
+    })?;
+    Ok(line.text("peer").to_owned())
+}
+
+/// Steps of the home, in the order in which they happened, once.
+fn tell(report: &Report, steps: &mut Vec<(Instant, String)>) {
+    steps.sort();
+    for (at, text) in steps.drain(..) {
+        report.step_at(at, "home", &text);
+    }
 }
 
 /// The ping table: the bare network for comparison, then through the hub.
 pub(super) fn ping_all(lab: &Lab, arrival: &Arrival) -> anyhow::Result<Vec<Row>> {
     let mut rows = vec![Row {
         what: format!("home to vps, {VPS} (bare network)"),
-        series: pings(lab, VPS, PINGS)?,
+        series: pings(lab, VPS, OPEN_TEXT, PINGS)?,
     }];
     // The hub's virtual host is a courtesy: not every hub has one that answers.
     if let Some(gateway) = arrival.gateway.filter(|gateway| *gateway != arrival.desk)
-        && pings(lab, gateway, 1).is_ok_and(|probe| probe.answered == 1)
+        && pings(lab, gateway, MARKER, 1).is_ok_and(|probe| probe.answered == 1)
     {
         rows.push(Row {
             what: format!("home to office, {gateway} (through Kuguri)"),
-            series: pings(lab, gateway, PINGS)?,
+            series: pings(lab, gateway, MARKER, PINGS)?,
         });
     }
     rows.push(Row {
         what: format!("home to desk, {} (through Kuguri)", arrival.desk),
-        series: pings(lab, arrival.desk, PINGS)?,
+        series: pings(lab, arrival.desk, MARKER, PINGS)?,
     });
     Ok(rows)
 }
 
-fn pings(lab: &Lab, target: Ipv4Addr, count: u16) -> anyhow::Result<Series> {
-    lab.run_in("home", || ping::series(target, count))?
+fn pings(lab: &Lab, target: Ipv4Addr, text: &'static str, count: u16) -> anyhow::Result<Series> {
+    lab.run_in("home", || ping::series(target, text, count))?
         .with_context(|| format!("home cannot ping {target}"))
 }
 
@@ -215,13 +242,10 @@ pub(super) fn transfer(lab: &Lab, desk: Ipv4Addr) -> anyhow::Result<Transfer> {
 
 /// What `status` says of the link between home and office, on both sides.
 pub(super) fn paths(cast: &mut Cast<'_>, arrival: &Arrival) -> anyhow::Result<[String; 2]> {
-    let home = arrival.home.to_string();
-    let member = cast.hear("office", "member-joined", SOON, |line| {
-        line.event() == "member-joined" && line.text("address") == home
-    })?;
+    let home = key_of(cast, arrival.home)?;
     Ok([
         path(&cast.status("home")?, |_| true),
-        path(&cast.status("office")?, |peer| peer == member.text("peer")),
+        path(&cast.status("office")?, |peer| peer == home),
     ])
 }
 
@@ -280,5 +304,7 @@ const SOON: Duration = Duration::from_secs(8);
 const PUNCHING: Duration = Duration::from_secs(5);
 const AT_ONCE: Duration = Duration::from_millis(100);
 const PINGS: u16 = 10;
+/// What a ping in the open carries.
+const OPEN_TEXT: &str = "an ordinary ping";
 const TRANSFER_PORT: u16 = 5001;
 const TRANSFER_TIME: Duration = Duration::from_secs(2);

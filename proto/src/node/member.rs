@@ -128,10 +128,10 @@ impl Node {
 
     /// The rendezvous knows us: whatever pause there was is over.
     pub(super) fn connect_now(&mut self, now: Instant) {
-        if let Side::Member(member) = &mut self.side {
-            if let Stage::Waiting(at) = &mut member.stage {
-                *at = now;
-            }
+        if let Side::Member(member) = &mut self.side
+            && let Stage::Waiting(at) = &mut member.stage
+        {
+            *at = now;
         }
         self.connect_if_due(now);
     }

@@ -2,12 +2,14 @@
 //!
 //! Only threads enter: the process as a whole stays in the world's own namespace, where the box's ends of the cables are.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io;
 use std::panic;
 use std::thread;
 
 use nix::sched::{CloneFlags, setns, unshare};
+
+use super::host_name;
 
 /// A machine's namespaces, held open.
 #[derive(Debug)]
@@ -19,11 +21,10 @@ pub(super) struct Namespace {
 
 impl Namespace {
     /// A new one, whose machine has this name, and nothing but a loopback interface that is down.
-    pub(super) fn new(host_name: &str) -> io::Result<Self> {
+    pub(super) fn new(name: &str) -> io::Result<Self> {
         in_thread(|| {
             unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWUTS)?;
-            // Where /proc/sys is read-only, all machines have the real one's name.
-            let _ = fs::write("/proc/sys/kernel/hostname", host_name);
+            host_name::set(name)?;
             Ok(Self {
                 network: File::open("/proc/thread-self/ns/net")?,
                 uts: File::open("/proc/thread-self/ns/uts")?,

@@ -7,11 +7,12 @@
 //!   eth0 of a machine ◄── send ◄──── Packet::emit ◄──── Network::poll_packet
 //! ```
 //!
-//! It decides nothing about packets. Packets that are not of the Internet's (neighbour discovery, multicast listeners)
-//! are the machine's own affair and go nowhere.
+//! It decides nothing about packets, but that what concerns the machine's own cable alone (link-local and multicast:
+//! router solicitation, multicast listeners) goes nowhere: nobody else is on that cable.
 
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
+use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -196,6 +197,7 @@ fn take_from(host: HostId, card: &Card, buffer: &mut [u8], shared: &mut Shared, 
             break;
         };
         match Packet::parse(bytes) {
+            Ok(packet) if is_for_the_cable(&packet) => {}
             Ok(packet) => {
                 shared.traffic.sent += 1;
                 shared.network.send(host, packet, now);
@@ -204,6 +206,19 @@ fn take_from(host: HostId, card: &Card, buffer: &mut [u8], shared: &mut Shared, 
         }
     }
     shared.traffic.overruns += card.take_drops();
+}
+
+/// Whether no router may forward it (RFC 3927, section 2.6; RFC 4291, section 2.5.6), or it is for everybody.
+const fn is_for_the_cable(packet: &Packet) -> bool {
+    match (packet.source, packet.destination) {
+        (IpAddr::V4(source), IpAddr::V4(destination)) => {
+            source.is_link_local() || destination.is_multicast() || destination.is_broadcast()
+        }
+        (IpAddr::V6(source), IpAddr::V6(destination)) => {
+            source.is_unicast_link_local() || source.is_unspecified() || destination.is_multicast()
+        }
+        (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => true,
+    }
 }
 
 /// A thread that panicked while it held the lock has only failed to change something.

@@ -1,0 +1,83 @@
+//! What a node is told: its settings at the start, and commands while it runs.
+
+use std::net::SocketAddr;
+
+use crate::gateway::subnet::Subnet;
+use crate::identity::{Identity, PeerId};
+use crate::wire::control::Credential;
+use crate::wire::ethernet::MacAddr;
+
+/// What a node is told at its start.
+#[derive(Debug)]
+pub struct Config {
+    /// Who it is.
+    pub identity: Identity,
+    /// Hub or member.
+    pub role: Role,
+    /// The public server, resolved to addresses by the driver.
+    pub rendezvous: RendezvousServer,
+    /// Its machine's name, for people.
+    pub host_name: String,
+    /// 32 bytes from the system's randomness: everything random in the node comes from them.
+    pub seed: [u8; 32],
+    /// Whether this machine seals AES-256-GCM in hardware (the driver looks at the CPU).
+    pub aes_in_hardware: bool,
+}
+
+/// A rendezvous and the key that it must show.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RendezvousServer {
+    /// Where it is; tried in this order.
+    pub addresses: Vec<SocketAddr>,
+    /// Its key; `None` accepts any, and [`Event::Registered`] says which it was.
+    pub key: Option<PeerId>,
+}
+
+/// What this peer is for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// It hosts a virtual Ethernet switch.
+    Hub(HubConfig),
+    /// It joins one.
+    Member(MemberConfig),
+}
+
+/// A hub's settings.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HubConfig {
+    /// Its name, for people.
+    pub name: String,
+    /// Tokens of invites that admit members.
+    pub tokens: Vec<[u8; 16]>,
+    /// The address of its virtual host; members get addresses of the same network.
+    pub subnet: Subnet,
+}
+
+/// A member's settings.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MemberConfig {
+    /// The hub's key.
+    pub hub: PeerId,
+    /// What to show to it.
+    pub credential: Credential,
+    /// The address of the virtual LAN card.
+    pub mac: MacAddr,
+}
+
+/// What the user or the machine asks of a running node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Command {
+    /// The machine's own addresses with the main socket's port (host candidates); given at the start and at every change.
+    LocalAddresses(Vec<SocketAddr>),
+    /// Measures the round trip to a linked peer; answered by [`Event::Pong`] or, after two seconds, [`Event::PingLost`].
+    Ping {
+        /// The peer.
+        peer: PeerId,
+        /// Chosen by the caller, given back.
+        id: u64,
+    },
+    /// Admit members with this token from now on.
+    AddToken([u8; 16]),
+    /// Ends every link with a goodbye and the registration; [`Event::Stopped`] follows.
+    Stop,
+}

@@ -1,0 +1,195 @@
+//! What came of an input: events and frames of links, events of the rendezvous client and the observer.
+
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use super::{Event, Node, Side, status};
+use crate::identity::PeerId;
+use crate::link::{Link, LinkEvent};
+use crate::rendezvous::client::ClientEvent;
+use crate::rendezvous::observe::Observation;
+use crate::rendezvous::{Channel, CloseReason};
+
+impl Node {
+    /// Takes up events and frames of a link, and whether it has output.
+    pub(super) fn settle_link(&mut self, index: u32, now: Instant) {
+        let Some(link) = self.links.get_mut(index) else {
+            return;
+        };
+        let events: Vec<LinkEvent> = std::iter::from_fn(|| link.poll_event()).collect();
+        let frames: Vec<Vec<u8>> = std::iter::from_fn(|| link.poll_frame()).collect();
+        let peer = link.peer();
+        self.links.refresh(index);
+        for event in events {
+            self.handle_link_event(index, peer, event, now);
+        }
+        for frame in frames {
+            self.handle_link_frame(index, frame, now);
+        }
+    }
+
+    pub(super) fn handle_link_event(
+        &mut self,
+        index: u32,
+        peer: PeerId,
+        event: LinkEvent,
+        now: Instant,
+    ) {
+        match event {
+            LinkEvent::Established { cipher } => {
+                self.establish(index, peer, now);
+                self.events.push_back(Event::LinkUp { peer, cipher });
+            }
+            LinkEvent::Join(join) => self.admit(index, peer, &join, now),
+            LinkEvent::Welcome(welcome) => self.joined(welcome),
+            LinkEvent::Refused(refusal) => self.refused(refusal),
+            LinkEvent::PathChanged(direct) => {
+                self.events.push_back(Event::PathChanged { peer, direct })
+            }
+            LinkEvent::Pong {
+                id,
+                round_trip,
+                direct,
+            } => {
+                self.events.push_back(Event::Pong {
+                    peer,
+                    id,
+                    round_trip,
+                    direct,
+                });
+            }
+            LinkEvent::PingLost { id } => self.events.push_back(Event::PingLost { peer, id }),
+            LinkEvent::Closed { reason } => self.link_closed(index, peer, reason, now),
+        }
+    }
+
+    /// A link has keys: the one before it to the same peer ends.
+    pub(super) fn establish(&mut self, index: u32, peer: PeerId, now: Instant) {
+        if let Some(before) = self.links.establish(peer, index) {
+            self.drop_link(before, now);
+        }
+        if let Side::Member(member) = &mut self.side {
+            let join = member.join(&self.host_name);
+            if let Some(link) = self.links.get_mut(index) {
+                link.join(join, now);
+            }
+            self.settle_link(index, now);
+        }
+    }
+
+    pub(super) fn link_closed(&mut self, index: u32, peer: PeerId, reason: String, now: Instant) {
+        let current = self.links.of_peer(&peer);
+        let was_established = self.links.get(index).is_some_and(Link::is_established);
+        self.drop_link(index, now);
+        if let Side::Member(member) = &mut self.side {
+            member.link_closed(index, now);
+        }
+        // A handshake that fails beside a running link to the same peer is nothing to tell.
+        if current == Some(index) || (current.is_none() && !was_established) {
+            self.events.push_back(Event::LinkDown { peer, reason });
+        }
+    }
+
+    pub(super) fn drop_link(&mut self, index: u32, now: Instant) {
+        let Some(link) = self.links.remove(index) else {
+            return;
+        };
+        if let Some(channel) = link.relay().filter(|_| link.is_starter()) {
+            self.client.close(channel, now);
+        }
+        if let Side::Hub(hub) = &mut self.side {
+            hub.remove(index, &link.peer());
+        }
+    }
+
+    pub(super) fn settle_rendezvous(&mut self, now: Instant) {
+        while let Some(event) = self.client.poll_event() {
+            self.handle_client_event(event, now);
+        }
+        self.connect_if_due(now);
+    }
+
+    pub(super) fn handle_client_event(&mut self, event: ClientEvent, now: Instant) {
+        match event {
+            ClientEvent::Registered {
+                key,
+                observed,
+                stun,
+            } => {
+                self.rendezvous = status::RendezvousStatus {
+                    state: "registered".to_owned(),
+                    address: self.client.server(),
+                    key: Some(key.to_string()),
+                    observed: Some(observed),
+                    problem: None,
+                };
+                let servers: Vec<SocketAddr> =
+                    self.client.server().into_iter().chain(stun).collect();
+                self.observer.set_servers(&servers, now);
+                self.set_reflexive(vec![observed], now);
+                self.events.push_back(Event::Registered { key, observed });
+                self.connect_now(now);
+            }
+            ClientEvent::Failed { reason, fatal } => {
+                self.rendezvous.state = "failed".to_owned();
+                self.rendezvous.problem = Some(reason.clone());
+                self.events
+                    .push_back(Event::RendezvousFailed { reason, fatal });
+            }
+            ClientEvent::Incoming { .. } | ClientEvent::Stopped => {}
+            ClientEvent::Closed {
+                channel,
+                peer,
+                reason,
+            } => self.channel_closed(channel, peer, reason, now),
+        }
+    }
+
+    /// A relay channel is gone. A link whose handshake went over it cannot go on; one with keys lives on its direct path, or
+    /// comes back with the next channel.
+    pub(super) fn channel_closed(
+        &mut self,
+        channel: Channel,
+        peer: PeerId,
+        reason: CloseReason,
+        now: Instant,
+    ) {
+        for index in self.links.indices() {
+            let Some(link) = self
+                .links
+                .get_mut(index)
+                .filter(|link| link.relay() == Some(channel))
+            else {
+                continue;
+            };
+            link.set_relay(None);
+            if !link.is_established() {
+                self.drop_link(index, now);
+                if let Side::Member(member) = &mut self.side {
+                    member.link_closed(index, now);
+                }
+            } else if link.is_starter() {
+                link.set_relay(self.client.open(peer, now));
+                self.links.refresh(index);
+            }
+        }
+        let wanted = matches!(&self.side, Side::Member(member) if member.hub() == peer);
+        if wanted && reason == CloseReason::NotRegistered {
+            self.events.push_back(Event::PeerAbsent { peer });
+        }
+    }
+
+    pub(super) fn settle_observer(&mut self, now: Instant) {
+        let mut seen = self.reflexive.clone();
+        while let Some(Observation { mapped, .. }) = self.observer.poll_event() {
+            if !seen.contains(&mapped) {
+                seen.insert(0, mapped);
+            }
+        }
+        seen.truncate(REFLEXIVE_MAX);
+        self.set_reflexive(seen, now);
+    }
+}
+
+/// Reflexive addresses kept, newest first.
+const REFLEXIVE_MAX: usize = 4;

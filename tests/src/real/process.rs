@@ -1,0 +1,293 @@
+//! One `kuguri` process: started, listened to, ended with its value, also when a claim panics.
+
+use std::io::{self, BufRead, BufReader, Read};
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread;
+use std::time::Instant;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+
+use super::{PATIENCE, until};
+
+/// The program under test.
+#[derive(Clone, Debug)]
+pub struct Program(PathBuf);
+
+impl Program {
+    /// The one that Cargo built; or, where that file cannot be reached, the copy that `KUGURI_UNDER_TEST` names.
+    #[must_use]
+    pub fn new(built: &str) -> Self {
+        let copy = std::env::var_os("KUGURI_UNDER_TEST");
+        Self(copy.map_or_else(|| built.into(), PathBuf::from))
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> &std::path::Path {
+        &self.0
+    }
+
+    /// A call of it that sees nothing of the caller's own settings.
+    #[must_use]
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(&self.0);
+        command.args(arguments);
+        for setting in ["KUGURI_STATE", "KUGURI_INVITE", "KUGURI_LOG"] {
+            command.env_remove(setting);
+        }
+        command
+    }
+}
+
+/// A process that runs. Dropped, it is killed and waited for.
+#[derive(Debug)]
+pub struct Running {
+    child: Child,
+    lines: Receiver<Line>,
+    out: Vec<String>,
+    err: Vec<String>,
+    /// Lines of stdout before this one are known already.
+    known: usize,
+}
+
+/// What a process has said from its start to its end.
+#[derive(Debug)]
+pub struct Ended {
+    /// How it ended.
+    pub status: ExitStatus,
+    /// Its stdout, by lines.
+    pub out: Vec<String>,
+    /// Its stderr, by lines.
+    pub err: Vec<String>,
+}
+
+#[derive(Debug)]
+enum Line {
+    Out(String),
+    Err(String),
+}
+
+impl Running {
+    /// Starts a command by `spawn` and listens to it.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    pub fn start(
+        command: &mut Command,
+        spawn: impl FnOnce(&mut Command) -> io::Result<Child>,
+    ) -> Self {
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let mut child = spawn(command).expect("the program starts");
+        let (ear, lines) = channel();
+        listen(child.stdout.take(), ear.clone(), Line::Out);
+        listen(child.stderr.take(), ear, Line::Err);
+        Self {
+            child,
+            lines,
+            out: Vec::new(),
+            err: Vec::new(),
+            known: 0,
+        }
+    }
+
+    /// Its process id, as the one who started it numbers it.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// From now on only what it says later counts as an event.
+    pub fn forget(&mut self) {
+        self.take_lines();
+        self.known = self.out.len();
+    }
+
+    /// The first event of that name, waited for.
+    ///
+    /// # Panics
+    /// When it does not come.
+    pub fn event(&mut self, name: &str) -> Value {
+        self.hear(name, |event| event["event"] == name)
+    }
+
+    /// The first event that `is_it` accepts, waited for; `what` names it.
+    ///
+    /// # Panics
+    /// When it does not come.
+    pub fn hear(&mut self, what: &str, is_it: impl Fn(&Value) -> bool) -> Value {
+        let end = Instant::now() + PATIENCE;
+        let mut next = self.known;
+        loop {
+            while let Some(line) = self.out.get(next) {
+                next += 1;
+                if let Some(event) = serde_json::from_str(line).ok().filter(&is_it) {
+                    return event;
+                }
+            }
+            self.wait_for_a_line(what, end);
+        }
+    }
+
+    /// Whether it has said an event of that name since the last [`Self::forget`].
+    pub fn has_said(&mut self, name: &str) -> bool {
+        self.take_lines();
+        let parse = |line: &String| serde_json::from_str::<Value>(line).ok();
+        self.out[self.known..]
+            .iter()
+            .filter_map(parse)
+            .any(|event| event["event"] == name)
+    }
+
+    /// The first line of stderr that has this text in it, waited for.
+    ///
+    /// # Panics
+    /// When it does not come.
+    pub fn complaint(&mut self, text: &str) -> String {
+        let end = Instant::now() + PATIENCE;
+        let mut next = 0;
+        loop {
+            while let Some(line) = self.err.get(next) {
+                next += 1;
+                if line.contains(text) {
+                    return line.clone();
+                }
+            }
+            self.wait_for_a_line(text, end);
+        }
+    }
+
+    /// The first line of stdout, waited for.
+    ///
+    /// # Panics
+    /// When it does not come.
+    pub fn first_line(&mut self) -> String {
+        let end = Instant::now() + PATIENCE;
+        while self.out.is_empty() {
+            self.wait_for_a_line("the first line", end);
+        }
+        self.out[0].clone()
+    }
+
+    /// Whether it has not ended.
+    ///
+    /// # Panics
+    /// When the kernel does not know it.
+    pub fn lives(&mut self) -> bool {
+        self.child
+            .try_wait()
+            .expect("it is our child and not reaped")
+            .is_none()
+    }
+
+    /// Asks it to end (SIGTERM) and waits until it has.
+    ///
+    /// # Panics
+    /// When it does not end.
+    #[must_use]
+    pub fn stop(self) -> Ended {
+        let id = i32::try_from(self.child.id()).expect("process ids are small");
+        kill(Pid::from_raw(id), Signal::SIGTERM).expect("it is our child and not reaped");
+        self.end()
+    }
+
+    /// Kills it, as `kill -9` does, and waits for it.
+    ///
+    /// # Panics
+    /// When the kernel does not know it.
+    pub fn kill(&mut self) {
+        self.child.kill().expect("it is our child");
+        self.child.wait().expect("it is our child");
+    }
+
+    /// Waits until it has ended by itself.
+    ///
+    /// # Panics
+    /// When it does not end.
+    #[must_use]
+    pub fn end(mut self) -> Ended {
+        let status = until("the end of the process", || {
+            self.child.try_wait().expect("it is our child")
+        });
+        // The pipes close with the process.
+        while let Ok(line) = self.lines.recv() {
+            self.keep(line);
+        }
+        Ended {
+            status,
+            out: std::mem::take(&mut self.out),
+            err: std::mem::take(&mut self.err),
+        }
+    }
+
+    fn wait_for_a_line(&mut self, what: &str, end: Instant) {
+        let left = end.saturating_duration_since(Instant::now());
+        match self.lines.recv_timeout(left) {
+            Ok(line) => self.keep(line),
+            Err(missing) => panic!("no {what} ({missing}) in {:#?} {:#?}", self.out, self.err),
+        }
+    }
+
+    fn take_lines(&mut self) {
+        while let Ok(line) = self.lines.try_recv() {
+            self.keep(line);
+        }
+    }
+
+    fn keep(&mut self, line: Line) {
+        match line {
+            Line::Out(line) => self.out.push(line),
+            Line::Err(line) => {
+                assert!(!line.contains("panicked"), "{line}");
+                self.err.push(line);
+            }
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if !thread::panicking() {
+            while let Ok(line) = self.lines.recv() {
+                self.keep(line);
+            }
+        } else {
+            self.take_lines_quietly();
+        }
+    }
+}
+
+impl Running {
+    /// The claim fails already: what the process said last helps to see why.
+    fn take_lines_quietly(&mut self) {
+        for line in self.lines.try_iter() {
+            match line {
+                Line::Out(line) => self.out.push(line),
+                Line::Err(line) => self.err.push(line),
+            }
+        }
+        eprintln!("a process said {:#?} {:#?}", self.out, self.err);
+    }
+}
+
+fn listen(from: Option<impl Read + Send + 'static>, ear: Sender<Line>, line: fn(String) -> Line) {
+    let from = BufReader::new(from.expect("it is piped"));
+    thread::spawn(move || {
+        for bytes in from.split(b'\n') {
+            let Ok(bytes) = bytes else { return };
+            let text = String::from_utf8_lossy(&bytes).into_owned();
+            if ear.send(line(text)).is_err() {
+                return;
+            }
+        }
+    });
+}
