@@ -65,16 +65,13 @@ impl Known {
         Ok(true)
     }
 
-    /// What to do about a key that is not the expected one.
+    /// What to do about a key that is not the kept one.
     #[must_use]
-    pub fn advice(&self, source: Source) -> String {
-        match source {
-            Source::Given => "compare the key that was given with the one that the rendezvous prints at its start".to_owned(),
-            Source::Kept | Source::FirstUse => format!(
-                "if its key was changed on purpose, give the new one with --rendezvous-key or remove its line from {}",
-                self.path.display()
-            ),
-        }
+    pub fn advice(&self) -> String {
+        format!(
+            "if it was changed on purpose, give the new one with --rendezvous-key or remove its line from {}",
+            self.path.display()
+        )
     }
 }
 

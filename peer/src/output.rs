@@ -134,19 +134,18 @@ impl Output {
         self.write(Line::Err(String::new()));
     }
 
-    /// The same failure again and again is said once.
+    /// The same again and again (no rendezvous, no hub) is said once, until something else has happened.
     fn text(&mut self, saying: &Saying<'_>) -> Option<String> {
-        if let Saying::Node(event) = saying {
-            if let Event::RendezvousFailed { reason, .. } = event {
-                if self.last_failure.as_ref() == Some(reason) {
-                    return None;
-                }
-                self.last_failure = Some(reason.clone());
-            } else if let Event::Registered { .. } = event {
-                self.last_failure = None;
+        let text = text(saying)?;
+        if let Saying::Node(Event::RendezvousFailed { .. } | Event::PeerAbsent { .. }) = saying {
+            if self.last_failure.as_ref() == Some(&text) {
+                return None;
             }
+            self.last_failure = Some(text.clone());
+        } else {
+            self.last_failure = None;
         }
-        text(saying)
+        Some(text)
     }
 
     fn write(&self, line: Line) {

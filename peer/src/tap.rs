@@ -115,6 +115,16 @@ impl Card {
             }
             Err(error) => return Err(error),
         };
+        Self::new(opened, name, kind, mac, routes).await
+    }
+
+    async fn new(
+        opened: Opened,
+        name: &str,
+        kind: CardKind,
+        mac: MacAddr,
+        routes: &Routes,
+    ) -> Result<Self, CardError> {
         routes.set_mac(opened.index, mac).await?;
         Ok(Self {
             fd: watch(opened.fd).map_err(io_error(name, "watching it"))?,
@@ -222,35 +232,4 @@ fn io_error(name: &str, what: &'static str) -> impl FnOnce(io::Error) -> CardErr
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_that_the_kernel_would_refuse_or_change_are_refused() {
-        for bad in [
-            "",
-            "kuguri0kuguri0ku",
-            "a b",
-            "a/b",
-            "tap%d",
-            ".",
-            "..",
-            "a:0",
-        ] {
-            assert!(
-                matches!(check_name(bad), Err(CardError::BadName(_))),
-                "{bad}"
-            );
-        }
-        assert!(check_name("kuguri-none-0").is_ok());
-        assert!(matches!(check_name("lo"), Err(CardError::NameTaken(_))));
-    }
-
-    #[test]
-    fn refusals_of_the_system_say_what_to_do() {
-        let error = |errno: Errno| io_error("kuguri0", "making it")(errno.into()).to_string();
-        assert!(error(Errno::EPERM).contains("sudo"));
-        assert!(error(Errno::EBUSY).contains("--interface"));
-        assert!(error(Errno::ENOMEM).contains("kuguri0 cannot be made: making it"));
-    }
-}
+mod tests;

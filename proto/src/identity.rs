@@ -148,6 +148,19 @@ const PKCS8_PREFIX: [u8; 16] = [
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::vectors::Vector;
+
+    /// What PROTOCOL.md says.
+    #[test]
+    fn the_vectors_hold() {
+        let vector = Vector::named("identity");
+        let id = Identity::from_seed(&vector.array("seed")).id();
+        assert_eq!(id.0, vector.array("public"));
+        assert_eq!(id.to_spki(), vector.bytes("spki"));
+        assert_eq!(PeerId::from_spki(vector.bytes("spki")), Some(id));
+        assert_eq!(id.to_string(), vector.text("text"));
+        assert_eq!(vector.text("text").parse(), Ok(id));
+    }
 
     #[test]
     fn text_and_spki_round_trip() {

@@ -375,7 +375,10 @@ impl Link {
             _ => self.started + HANDSHAKE_TIMEOUT,
         };
         let secure = self.secure.as_ref().and_then(Secure::poll_timeout);
-        [Some(watch), self.closing, self.arq.poll_timeout(), secure]
+        // Without a way out what is due stays due: waiting for it would not let time pass.
+        let has_way = self.relay.is_some() || self.is_direct();
+        let arq = self.arq.poll_timeout().filter(|_| has_way);
+        [Some(watch), self.closing, arq, secure]
             .into_iter()
             .flatten()
             .min()

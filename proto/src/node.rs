@@ -52,6 +52,8 @@ pub struct Node {
     reflexive: Vec<SocketAddr>,
     rendezvous: status::RendezvousStatus,
     refused_datagrams: u64,
+    /// When the registration ends, once the links have said goodbye over it.
+    parting: Option<Instant>,
     stopping: Option<Instant>,
     stopped: bool,
     events: VecDeque<Event>,
@@ -95,6 +97,7 @@ impl Node {
                 ..Default::default()
             },
             refused_datagrams: 0,
+            parting: None,
             stopping: None,
             stopped: false,
             events: VecDeque::new(),
@@ -113,14 +116,16 @@ impl Node {
         now: Instant,
     ) {
         match wire::classify(payload) {
-            Some(Kind::Quic) => self.client.handle_datagram(remote, payload, now),
+            Some(Kind::Quic) if self.client.server() == Some(remote) => {
+                self.client.handle_datagram(remote, payload, now);
+            }
             Some(Kind::Relayed) => self.handle_relayed(remote, payload, now),
             Some(Kind::Sealed) => {
                 self.handle_sealed(payload, Via::Direct { socket, remote }, None, now)
             }
             Some(Kind::Stun) => self.handle_stun(socket, remote, payload, now),
-            // A link opens through the rendezvous, which knows who asks.
-            Some(Kind::Segment) | None => self.refused_datagrams += 1,
+            // Only the rendezvous speaks QUIC to us; and a link opens through it, because it knows who asks.
+            Some(Kind::Quic | Kind::Segment) | None => self.refused_datagrams += 1,
         }
         self.settle_rendezvous(now);
     }
@@ -149,6 +154,9 @@ impl Node {
         }
         self.settle_rendezvous(now);
         self.connect_if_due(now);
+        if self.parting.take_if(|at| *at <= now).is_some() {
+            self.client.stop(now);
+        }
         if self.stopping.is_some_and(|at| at <= now) && !self.stopped {
             self.stopped = true;
             self.events.push_back(Event::Stopped);
@@ -214,6 +222,8 @@ impl Node {
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
         let side = match &self.side {
+            // Nothing is begun any more.
+            _ if self.stopping.is_some() => None,
             Side::Hub(hub) => hub.poll_timeout(),
             Side::Member(member) => member.poll_timeout(),
         };
@@ -223,6 +233,7 @@ impl Node {
             self.observer.poll_timeout(),
             self.links.next_deadline(),
             side,
+            self.parting,
             stopping,
         ]
         .into_iter()
@@ -314,11 +325,13 @@ impl Node {
             }
             self.settle_link(index, now);
         }
-        self.client.stop(now);
+        self.parting = Some(now + LAST_WORDS);
         self.stopping = Some(now + STOP_LINGER);
     }
 }
 
+/// How long links can say goodbye over the relay; then the registration ends.
+const LAST_WORDS: Duration = Duration::from_millis(100);
 /// How long the last words have to go out.
 const STOP_LINGER: Duration = Duration::from_millis(200);
 /// Frames that wait for the virtual LAN card.

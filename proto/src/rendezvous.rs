@@ -14,7 +14,7 @@
 //! key, a password or a candidate list.
 //!
 //! An address is proven before anything is relayed to it: the first by QUIC's Retry (RFC 9000, section 8.1), a new one
-//! (a NAT that forgot, another network) by `Prove` and `Proof`. Every byte: `PROTOCOL-rendezvous.md`.
+//! (a NAT that forgot, another network) by `Prove` and `Proof`. Every byte: `PROTOCOL.md`.
 
 use std::net::SocketAddr;
 

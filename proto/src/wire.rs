@@ -56,3 +56,46 @@ pub fn classify(datagram: &[u8]) -> Option<Kind> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::vectors::Vector;
+    use super::*;
+
+    /// What PROTOCOL.md says.
+    #[test]
+    fn the_first_byte_tells_what_it_is() {
+        let vector = Vector::named("first-byte");
+        let kinds = [
+            ("stun", Some(Kind::Stun)),
+            ("segment", Some(Kind::Segment)),
+            ("sealed", Some(Kind::Sealed)),
+            ("relayed", Some(Kind::Relayed)),
+            ("quic", Some(Kind::Quic)),
+            ("refused", None),
+        ];
+        assert_eq!(vector.fields().count(), kinds.len());
+        for (name, kind) in kinds {
+            let range = vector.bytes(name);
+            assert!(!range.is_empty());
+            assert!(
+                range.iter().all(|&byte| classify(&[byte]) == kind),
+                "{name}"
+            );
+        }
+        // The vector has the borders of each range: their neighbours are something else.
+        let borders = |name| vector.bytes(name).to_vec();
+        assert_eq!(borders("stun").last(), Some(&(borders("refused")[0] - 1)));
+        assert_eq!(
+            borders("segment").first(),
+            Some(&(borders("refused")[1] + 1))
+        );
+        assert_eq!(
+            borders("relayed").last(),
+            Some(&(borders("refused")[2] - 1))
+        );
+        assert_eq!(borders("quic").first(), Some(&(borders("refused")[3] + 1)));
+        assert_eq!(borders("quic").last(), Some(&u8::MAX));
+        assert_eq!(classify(&[]), None);
+    }
+}

@@ -13,6 +13,14 @@ pub fn broadcast(source: MacAddr, marker: u8) -> Vec<u8> {
     frame
 }
 
+/// The same to one card.
+#[must_use]
+pub fn unicast(source: MacAddr, destination: MacAddr, marker: u8) -> Vec<u8> {
+    let mut frame = broadcast(source, marker);
+    frame[..6].copy_from_slice(&destination.0);
+    frame
+}
+
 /// An ICMP echo request (RFC 792) in IPv4 in Ethernet, with `payload` bytes.
 #[must_use]
 pub fn echo_request(

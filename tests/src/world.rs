@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use kuguri_proto::gateway::mac_from_seed;
 use kuguri_proto::gateway::subnet::Subnet;
 use kuguri_proto::identity::{Identity, PeerId};
+use kuguri_proto::node::status::LinkStatus;
 use kuguri_proto::node::{
     Command, Config, Event, HubConfig, MemberConfig, Node, RendezvousServer, Role,
 };
@@ -66,10 +67,15 @@ pub struct World {
     pub home: HostId,
     /// The rendezvous's host.
     pub vps: HostId,
-    /// The NATs before office and home.
-    pub routers: [RouterId; 2],
+    /// The NATs before office and home, and then before every other home.
+    pub routers: Vec<RouterId>,
     /// When it began.
     pub start: Instant,
+    scene: Scene,
+    /// The peers' hosts with their addresses: the office, the home, other homes.
+    places: Vec<(HostId, SocketAddr)>,
+    /// Programs started so far: none has the randomness of another.
+    started: u8,
 }
 
 /// A program on a host.
@@ -104,6 +110,15 @@ impl World {
     /// Builds the scene; office and home start at once.
     #[must_use]
     pub fn new(scene: &Scene) -> Self {
+        let mut world = Self::unpeopled(scene);
+        world.start_node(world.office, world.hub_config());
+        world.start_node(world.home, world.member_config(world.home));
+        world
+    }
+
+    /// Builds the scene with a rendezvous, and nothing that runs in office and home.
+    #[must_use]
+    pub fn unpeopled(scene: &Scene) -> Self {
         let start = Instant::now();
         let mut network = Network::new(scene.seed, start);
         network.set_logging(scene.logging);
@@ -111,69 +126,164 @@ impl World {
         network
             .attach(vps, Network::INTERNET, &[VPS], Access::default())
             .expect("a free address");
-        let mut side = |nat: &NatConfig, outside: [u8; 4], inside: [u8; 4]| {
-            let access = Access::symmetric(scene.access.clone());
-            let config = RouterConfig::new(nat.clone(), IpAddr::from(outside), access);
-            let (router, lan) = network
-                .add_router(Network::INTERNET, config)
-                .expect("a free address");
-            let host = network.add_host();
-            network
-                .attach(host, lan, &[IpAddr::from(inside)], Access::default())
-                .expect("a free address");
-            (host, router)
-        };
-        let (office, office_router) = side(&scene.office, [198, 51, 100, 1], [192, 168, 1, 10]);
-        let (home, home_router) = side(&scene.home, [198, 51, 100, 2], [192, 168, 7, 20]);
-        let mut simulation = Simulation::new(network, start);
-        let rendezvous = Identity::from_seed(&seed(scene.seed, 0));
-        simulation.insert(
+        let mut world = Self {
+            simulation: Simulation::new(network, start),
+            office: vps,
+            home: vps,
             vps,
-            Machine::Rendezvous(Box::new(Rendezvous::new(&rendezvous, scene.seed, start))),
-        );
-        let hub = Identity::from_seed(&seed(scene.seed, 1));
-        let member = MemberConfig {
-            hub: hub.id(),
-            credential: Credential::Token(TOKEN),
-            mac: HOME_MAC,
+            routers: Vec::new(),
+            start,
+            scene: scene.clone(),
+            places: Vec::new(),
+            started: 0,
         };
+        world.office = world.add_place(&scene.office, [192, 168, 1, 10]);
+        world.home = world.add_home(&scene.home);
+        world.start_rendezvous();
+        world
+    }
+
+    /// One more home behind a NAT of its own.
+    pub fn add_home(&mut self, nat: &NatConfig) -> HostId {
+        let number = self.number_of_places();
+        self.add_place(nat, [192, 168, 6 + number, 20])
+    }
+
+    fn add_place(&mut self, nat: &NatConfig, inside: [u8; 4]) -> HostId {
+        let outside = IpAddr::from([198, 51, 100, 1 + self.number_of_places()]);
+        let access = Access::symmetric(self.scene.access.clone());
+        let network = self.simulation.network_mut();
+        let config = RouterConfig::new(nat.clone(), outside, access);
+        let (router, lan) = network
+            .add_router(Network::INTERNET, config)
+            .expect("a free address");
+        let host = network.add_host();
+        network
+            .attach(host, lan, &[IpAddr::from(inside)], Access::default())
+            .expect("a free address");
+        self.routers.push(router);
+        self.places
+            .push((host, SocketAddr::new(IpAddr::from(inside), PEER_PORT)));
+        host
+    }
+
+    fn number_of_places(&self) -> u8 {
+        u8::try_from(self.places.len()).expect("a small world")
+    }
+
+    /// 1 for the office, 2 for the home, then the other homes.
+    fn number(&self, host: HostId) -> u8 {
+        let at = self.places.iter().position(|(place, _)| *place == host);
+        1 + u8::try_from(at.expect("a peer's host")).expect("a small world")
+    }
+
+    // ---- who is who
+
+    fn identity(&self, number: u8) -> Identity {
+        Identity::from_seed(&seed(self.scene.seed, number))
+    }
+
+    /// The rendezvous's key, which every new one on the host has.
+    #[must_use]
+    pub fn rendezvous_id(&self) -> PeerId {
+        self.identity(0).id()
+    }
+
+    /// The key of what runs in a place, with the settings of [`Self::hub_config`] or [`Self::member_config`].
+    #[must_use]
+    pub fn id(&self, host: HostId) -> PeerId {
+        self.identity(self.number(host)).id()
+    }
+
+    /// A place's virtual LAN card.
+    #[must_use]
+    pub fn mac(&self, host: HostId) -> MacAddr {
+        MacAddr([0x02, 0, 0, 0, 0, self.number(host)])
+    }
+
+    /// The settings of the hub in the office.
+    #[must_use]
+    pub fn hub_config(&self) -> Config {
         let subnet = Subnet::new(HUB_ADDRESS, 24).expect("a host's address");
-        let hub_role = Role::Hub(HubConfig {
+        let hub = HubConfig {
             name: "office".to_owned(),
             tokens: vec![TOKEN],
             subnet,
-        });
-        let peer = |identity: Identity, role: Role, number: u8, address: [u8; 4]| {
-            let config = Config {
-                identity,
-                role,
-                rendezvous: RendezvousServer {
-                    addresses: vec![SocketAddr::new(VPS, PORT)],
-                    key: Some(rendezvous.id()),
-                },
-                host_name: format!("machine-{number}"),
-                seed: seed(scene.seed, 10 + number),
-                aes_in_hardware: true,
-            };
-            Machine::Peer(Box::new(Peer::new(
-                config,
-                SocketAddr::new(IpAddr::from(address), PEER_PORT),
-                start,
-            )))
         };
-        simulation.insert(office, peer(hub, hub_role, 1, [192, 168, 1, 10]));
-        let identity = Identity::from_seed(&seed(scene.seed, 2));
-        simulation.insert(
-            home,
-            peer(identity, Role::Member(member), 2, [192, 168, 7, 20]),
-        );
-        Self {
-            simulation,
-            office,
-            home,
-            vps,
-            routers: [office_router, home_router],
-            start,
+        self.config(self.office, Role::Hub(hub))
+    }
+
+    /// The settings of a member in a home that has been invited to that hub.
+    #[must_use]
+    pub fn member_config(&self, host: HostId) -> Config {
+        let member = MemberConfig {
+            hub: self.id(self.office),
+            credential: Credential::Token(TOKEN),
+            mac: self.mac(host),
+        };
+        self.config(host, Role::Member(member))
+    }
+
+    fn config(&self, host: HostId, role: Role) -> Config {
+        let number = self.number(host);
+        Config {
+            identity: self.identity(number),
+            role,
+            rendezvous: RendezvousServer {
+                addresses: vec![SocketAddr::new(VPS, PORT)],
+                key: Some(self.rendezvous_id()),
+            },
+            host_name: format!("machine-{number}"),
+            seed: self.fresh_seed(10 + number),
+            aes_in_hardware: true,
+        }
+    }
+
+    /// Of a program that starts now.
+    fn fresh_seed(&self, purpose: u8) -> [u8; 32] {
+        let mut bytes = seed(self.scene.seed, purpose);
+        bytes[8] = self.started;
+        bytes
+    }
+
+    // ---- what runs
+
+    /// Starts a node in a place, in place of the one that runs there, which is as if it had been killed.
+    pub fn start_node(&mut self, host: HostId, config: Config) {
+        let (_, address) = self.places[usize::from(self.number(host)) - 1];
+        let peer = Peer::new(config, address, self.simulation.now());
+        self.started += 1;
+        self.simulation.insert(host, Machine::Peer(Box::new(peer)));
+    }
+
+    /// Starts a rendezvous with the key that it always had, in place of the one that runs, which is as if it had been killed.
+    pub fn start_rendezvous(&mut self) {
+        let rendezvous =
+            Rendezvous::new(&self.identity(0), self.fresh_seed(3), self.simulation.now());
+        self.started += 1;
+        self.simulation
+            .insert(self.vps, Machine::Rendezvous(Box::new(rendezvous)));
+    }
+
+    /// A place's NAT.
+    #[must_use]
+    pub fn router(&self, host: HostId) -> RouterId {
+        self.routers[usize::from(self.number(host)) - 1]
+    }
+
+    /// A place's access link from now on, both ways.
+    pub fn set_access(&mut self, host: HostId, link: LinkConfig) {
+        let router = self.router(host);
+        self.simulation
+            .network_mut()
+            .set_access(router, Access::symmetric(link));
+    }
+
+    /// The rendezvous, to give something to it.
+    pub fn rendezvous_mut(&mut self) -> &mut server::Server {
+        match self.simulation.host_mut(self.vps) {
+            Some(Machine::Rendezvous(rendezvous)) => &mut rendezvous.server,
+            _ => panic!("no rendezvous runs"),
         }
     }
 
@@ -271,6 +381,27 @@ impl World {
         self.echo_replies() - before
     }
 
+    /// Pings the hub's virtual host from home ten times a second until an answer comes; how long that took, unless it is
+    /// longer than `limit`.
+    pub fn recovery(&mut self, limit: Duration) -> Option<Duration> {
+        let begin = self.simulation.now();
+        let before = self.echo_replies();
+        let source = (HOME_MAC, self.home_address());
+        for sequence in 0.. {
+            let request = frames::echo_request(source, self.gateway(), sequence, 50);
+            self.send_frame(self.home, &request);
+            self.run_for(Duration::from_millis(100));
+            let time = self.simulation.now() - begin;
+            if self.echo_replies() > before {
+                return Some(time);
+            }
+            if time > limit {
+                break;
+            }
+        }
+        None
+    }
+
     fn echo_replies(&self) -> usize {
         self.peer(self.home)
             .frames
@@ -279,22 +410,30 @@ impl World {
             .count()
     }
 
-    fn home_address(&self) -> Ipv4Addr {
-        let given = self
-            .peer(self.home)
-            .events
-            .iter()
-            .find_map(|(_, event)| match event {
-                Event::Joined {
-                    address: Some((IpAddr::V4(address), _)),
-                    ..
-                } => Some(*address),
-                _ => None,
-            });
+    /// The address that the hub gave to home.
+    ///
+    /// # Panics
+    /// Before home has joined.
+    #[must_use]
+    pub fn home_address(&self) -> Ipv4Addr {
+        let mut events = self.peer(self.home).events.iter();
+        let given = events.find_map(|(_, event)| {
+            if let Event::Joined {
+                address: Some((IpAddr::V4(address), _)),
+                ..
+            } = event
+            {
+                Some(*address)
+            } else {
+                None
+            }
+        });
         given.expect("home has joined")
     }
 
-    fn gateway(&self) -> (MacAddr, Ipv4Addr) {
+    /// The hub's virtual host.
+    #[must_use]
+    pub fn gateway(&self) -> (MacAddr, Ipv4Addr) {
         let hub: PeerId = self
             .peer(self.office)
             .node
@@ -303,6 +442,17 @@ impl World {
             .parse()
             .expect("a key");
         (mac_from_seed(&hub.0), HUB_ADDRESS)
+    }
+
+    /// A host's first link now.
+    ///
+    /// # Panics
+    /// When it has none.
+    #[must_use]
+    pub fn link(&self, host: HostId) -> LinkStatus {
+        let mut status = self.peer(host).node.status(self.simulation.now());
+        assert!(!status.links.is_empty(), "{host} has a link");
+        status.links.swap_remove(0)
     }
 
     /// How a host's link goes now: "handshake", "relayed" or "direct"; empty when there is none.
@@ -346,6 +496,19 @@ impl Peer {
         peer
     }
 
+    /// Gives a datagram to the node by hand.
+    pub fn receive(&mut self, remote: SocketAddr, payload: &[u8], now: Instant) {
+        let mut payload = payload.to_vec();
+        self.node
+            .handle_datagram(SocketId::MAIN, remote, &mut payload, now);
+        self.drain(now);
+    }
+
+    /// Takes what the node wants sent now out of the run: it does not reach the network.
+    pub fn take_transmits(&mut self, now: Instant) -> Vec<Transmit> {
+        std::iter::from_fn(|| self.node.poll_transmit(now)).collect()
+    }
+
     fn drain(&mut self, now: Instant) {
         self.events
             .extend(std::iter::from_fn(|| self.node.poll_event()).map(|event| (now, event)));
@@ -355,7 +518,7 @@ impl Peer {
 }
 
 impl Rendezvous {
-    fn new(identity: &Identity, world: u64, now: Instant) -> Self {
+    fn new(identity: &Identity, seed: [u8; 32], now: Instant) -> Self {
         let config = server::Config {
             addresses: vec![VPS],
             port: PORT,
@@ -363,7 +526,7 @@ impl Rendezvous {
             limits: server::Limits::default(),
         };
         Self {
-            server: server::Server::new(identity, config, seed(world, 3), now),
+            server: server::Server::new(identity, config, seed, now),
             forwarded: Vec::new(),
         }
     }

@@ -6,7 +6,7 @@ use anyhow::{Context, bail};
 use kuguri_rendezvous::keyfile;
 use serde_json::json;
 
-use super::serve::{hub_name, make_invite, remembered};
+use super::serve::{hub_name, make_invite};
 use crate::admin::{self, Request};
 use crate::config::hub::{HubFile, Token};
 use crate::config::state::State;
@@ -48,7 +48,10 @@ pub(super) fn run(flags: &Flags, state: &State) -> anyhow::Result<ExitCode> {
         add_token(state, &name, &mut file)?;
     }
     let identity = keyfile::load_or_create(&state.file(&format!("hub-{name}.key")), "hub")?;
-    let invite = make_invite(identity.id(), &name, &remembered(&file)?, &file)?;
+    let (address, key) = file.rendezvous().with_context(|| {
+        format!("the hub {name} has not been registered yet; start `kuguri serve {name} --rendezvous HOST` first")
+    })?;
+    let invite = make_invite(identity.id(), &name, &address.parse()?, key, &file)?;
     if flags.json {
         super::print(&json!({ "hub": name, "invite": invite }).to_string());
         return Ok(ExitCode::SUCCESS);

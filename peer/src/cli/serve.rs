@@ -77,19 +77,17 @@ pub(super) fn run(flags: Flags, state: &State, started: Instant) -> anyhow::Resu
         subnet: flags.address,
     });
     let qr = flags.qr || stdout_is_terminal();
-    let mut host = Host {
+    let host = Host {
         output: Output::new(flags.json, qr, started),
         hub: identity.id(),
         name: flags.name,
         rendezvous: rendezvous.clone(),
         known,
         source,
+        expected,
         file,
         shown: None,
     };
-    if let Some(key) = expected {
-        host.show_invite(key)?;
-    }
     let start = Start {
         state,
         name,
@@ -111,11 +109,16 @@ struct Host {
     rendezvous: HostPort,
     known: Known,
     source: Source,
+    expected: Option<PeerId>,
     file: HubFile,
     shown: Option<String>,
 }
 
 impl Observe for Host {
+    fn ready(&mut self) -> anyhow::Result<()> {
+        self.expected.map_or(Ok(()), |key| self.show_invite(key))
+    }
+
     fn observe(&mut self, saying: &Saying<'_>) -> anyhow::Result<()> {
         self.output.say(saying);
         if let Saying::Node(Event::Registered { key, .. }) = saying {
@@ -127,7 +130,10 @@ impl Observe for Host {
         }) = saying
         {
             let reason = reason.trim_end_matches('.');
-            return Err(anyhow!("{reason}; {}", self.known.advice(self.source)));
+            return Err(match self.source {
+                Source::Kept => anyhow!("{reason}; {}", self.known.advice()),
+                Source::Given | Source::FirstUse => anyhow!("{reason}"),
+            });
         }
         Ok(())
     }
@@ -141,13 +147,12 @@ impl Host {
             let text = format!("the key of {rendezvous} is {key}; trusted from now on (first use)");
             self.output.say(&Saying::Note(&text));
         }
+        self.file.set_rendezvous(&rendezvous, key)?;
         self.show_invite(key)
     }
 
     fn show_invite(&mut self, key: PeerId) -> anyhow::Result<()> {
-        self.file
-            .set_rendezvous(&self.rendezvous.to_string(), key)?;
-        let invite = make_invite(self.hub, &self.name, &self.rendezvous, &self.file)?;
+        let invite = make_invite(self.hub, &self.name, &self.rendezvous, key, &self.file)?;
         if self.shown.as_ref() != Some(&invite) {
             self.output.say(&Saying::Invite(&invite));
             self.shown = Some(invite);
@@ -161,11 +166,9 @@ pub(super) fn make_invite(
     hub: PeerId,
     name: &str,
     rendezvous: &HostPort,
+    key: PeerId,
     file: &HubFile,
 ) -> anyhow::Result<String> {
-    let (_, key) = file.rendezvous().with_context(|| {
-        format!("the rendezvous's key is not known yet; start `kuguri serve {name}` first")
-    })?;
     let invite = Invite {
         hub,
         rendezvous: vec![RendezvousRef {
@@ -180,7 +183,7 @@ pub(super) fn make_invite(
 }
 
 /// The rendezvous of last time.
-pub(super) fn remembered(file: &HubFile) -> anyhow::Result<HostPort> {
+fn remembered(file: &HubFile) -> anyhow::Result<HostPort> {
     let (address, _) = file
         .rendezvous()
         .context("say where to register: --rendezvous HOST (what runs `kuguri rendezvous`)")?;

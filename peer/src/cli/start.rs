@@ -49,6 +49,7 @@ pub(super) async fn run(start: Start<'_>, mut observer: impl Observe) -> anyhow:
         None => None,
     };
     let (_listener, asked) = admin::listen(start.state, &start.name)?;
+    observer.ready()?;
     let found = tokio::select! {
         found = find(&start.rendezvous, socket.has_ipv6(), &mut observer) => found?,
         _ = stop.recv() => return Ok(()),

@@ -51,20 +51,25 @@ pub(super) fn finish_frames(socket: &impl AsFd, name: &str) -> io::Result<()> {
 }
 
 /// Lets a packet socket see every frame that comes in at the interface `index`, and none that it sends itself.
+///
+/// What it sends bypasses the queue: that begins to work some time after the interface is up, and until then the kernel
+/// takes frames and drops them.
 pub(super) fn bind_packets(socket: &impl AsFd, index: c_int) -> io::Result<()> {
     let fd = socket.as_fd().as_raw_fd();
     let on: c_int = 1;
-    // SAFETY: the option's value is an integer, which outlives the call, with its length.
-    let set = unsafe {
-        libc::setsockopt(
-            fd,
-            libc::SOL_PACKET,
-            PACKET_IGNORE_OUTGOING,
-            (&raw const on).cast(),
-            length_of::<c_int>(),
-        )
-    };
-    check(set)?;
+    for option in [PACKET_IGNORE_OUTGOING, libc::PACKET_QDISC_BYPASS] {
+        // SAFETY: the option's value is an integer, which outlives the call, with its length.
+        let set = unsafe {
+            libc::setsockopt(
+                fd,
+                libc::SOL_PACKET,
+                option,
+                (&raw const on).cast(),
+                length_of::<c_int>(),
+            )
+        };
+        check(set)?;
+    }
     // SAFETY: all zeros are a valid sockaddr_ll.
     let mut address: libc::sockaddr_ll = unsafe { mem::zeroed() };
     address.sll_family = u16::try_from(libc::AF_PACKET).expect("address families are small");

@@ -78,13 +78,14 @@ impl Node {
     }
 
     pub(super) fn link_closed(&mut self, index: u32, peer: PeerId, reason: String, now: Instant) {
-        let was_current = self.links.of_peer(&peer) == Some(index);
+        let current = self.links.of_peer(&peer);
         let was_established = self.links.get(index).is_some_and(Link::is_established);
         self.drop_link(index, now);
         if let Side::Member(member) = &mut self.side {
             member.link_closed(index, now);
         }
-        if was_current || !was_established {
+        // A handshake that fails beside a running link to the same peer is nothing to tell.
+        if current == Some(index) || (current.is_none() && !was_established) {
             self.events.push_back(Event::LinkDown { peer, reason });
         }
     }

@@ -6,59 +6,47 @@ use super::pipe::address;
 use super::{Channel, CloseReason, ToPeer, ToRendezvous};
 use crate::identity::PeerId;
 use crate::wire::codec::Framer;
-use crate::wire::relay;
+use crate::wire::vectors::{TEXT, Vector};
 
-const TEXT: &str = include_str!("../../PROTOCOL-rendezvous.md");
-
-/// The bytes in the table's row for `name`.
-fn vector(name: &str) -> Vec<u8> {
-    let start = format!("| {name} | `");
-    let row = TEXT.lines().find_map(|line| line.strip_prefix(&start));
-    let row = row.unwrap_or_else(|| panic!("no vector for {name}"));
-    let digits: Vec<u32> = row.chars().filter_map(|digit| digit.to_digit(16)).collect();
-    let bytes = digits.chunks(2).map(|pair| pair[0] * 16 + pair[1]);
-    bytes
-        .map(|byte| u8::try_from(byte).expect("two digits"))
-        .collect()
+/// Each message is the vector's field of that name, and no field is left.
+fn check<M: Encode + Decode<()> + PartialEq + std::fmt::Debug, const N: usize>(
+    vector: &'static str,
+    messages: [(&str, M); N],
+) {
+    let vector = Vector::named(vector);
+    assert_eq!(vector.fields().count(), N);
+    for (name, message) in messages {
+        let bytes = vector.bytes(name);
+        assert_eq!(Framer::frame(&message).expect("small"), bytes, "{name}");
+        let mut framer = Framer::default();
+        framer.push(bytes);
+        assert_eq!(framer.next_message(), Ok(Some(message)), "{name}");
+    }
 }
 
-fn check<M: Encode + Decode<()> + PartialEq + std::fmt::Debug>(name: &str, message: M) {
-    let bytes = vector(name);
-    assert_eq!(Framer::frame(&message).expect("small"), bytes, "{name}");
-    let mut framer = Framer::default();
-    framer.push(&bytes);
-    assert_eq!(framer.next_message(), Ok(Some(message)), "{name}");
+fn peer() -> PeerId {
+    PeerId(std::array::from_fn(|index| {
+        u8::try_from(index).expect("32 of them")
+    }))
 }
 
 #[test]
 fn messages_to_the_rendezvous_are_as_described() {
-    let peer = PeerId(std::array::from_fn(|index| {
-        u8::try_from(index).expect("32 of them")
-    }));
     let open = |channel| ToRendezvous::Open {
         channel: Channel(channel),
-        peer,
+        peer: peer(),
     };
-    check(
-        "Register { features: 0 }",
-        ToRendezvous::Register { features: 0 },
-    );
-    check("Open { channel: 2, peer: K }", open(2));
-    check(
-        "Open { channel: 16777214, peer: K }",
-        open(Channel::MAX - 1),
-    );
     let channel = Channel(2);
-    check("Close { channel: 2 }", ToRendezvous::Close { channel });
     let nonce = 0x0123_4567_89ab_cdef;
     check(
-        "Proof { nonce: 81985529216486895 }",
-        ToRendezvous::Proof { nonce },
-    );
-    let channel = Channel(1);
-    check(
-        "Incoming { channel: 1, peer: K }",
-        ToPeer::Incoming { channel, peer },
+        "to-rendezvous",
+        [
+            ("register", ToRendezvous::Register { features: 0 }),
+            ("open", open(2)),
+            ("open-largest", open(Channel::MAX - 1)),
+            ("close", ToRendezvous::Close { channel }),
+            ("proof", ToRendezvous::Proof { nonce }),
+        ],
     );
 }
 
@@ -69,35 +57,30 @@ fn messages_to_the_peer_are_as_described() {
         stun: stun.iter().map(|text| address(text)).collect(),
         features: 0,
     };
-    check(
-        "Registered { observed: 192.0.2.1:4000, stun: [0.0.0.0:7778], features: 0 }",
-        registered("192.0.2.1:4000", &["0.0.0.0:7778"]),
-    );
-    check(
-        "Registered { observed: [2001:db8::1]:4000, stun: [], features: 0 }",
-        registered("[2001:db8::1]:4000", &[]),
-    );
+    let incoming = ToPeer::Incoming {
+        channel: Channel(1),
+        peer: peer(),
+    };
     let (channel, reason) = (Channel(2), CloseReason::Limit);
     check(
-        "Closed { channel: 2, reason: 3 }",
-        ToPeer::Closed { channel, reason },
+        "to-peer",
+        [
+            (
+                "registered-ipv4",
+                registered("192.0.2.1:4000", &["0.0.0.0:7778"]),
+            ),
+            ("registered-ipv6", registered("[2001:db8::1]:4000", &[])),
+            ("incoming", incoming),
+            ("closed", ToPeer::Closed { channel, reason }),
+            ("prove", ToPeer::Prove { nonce: 7 }),
+            ("replaced", ToPeer::Replaced),
+        ],
     );
-    check("Prove { nonce: 7 }", ToPeer::Prove { nonce: 7 });
-    check("Replaced", ToPeer::Replaced);
-}
-
-#[test]
-fn relayed_datagrams_are_as_described() {
-    let small = relay::emit(Channel(2), &[0xbe, 0xef]);
-    assert_eq!(small, vector("channel 2 around `beef`"));
-    let largest = relay::emit(Channel(Channel::MAX), &[0]);
-    assert_eq!(largest, vector("channel 16777215 around `00`"));
 }
 
 #[test]
 fn the_text_says_the_names_and_times_of_the_code() {
-    let alpn = std::str::from_utf8(super::ALPN).expect("ASCII");
-    assert!(TEXT.contains(&format!("`{alpn}`")));
+    assert_eq!(super::ALPN, Vector::named("alpn").bytes("rendezvous"));
     let idle = format!("| max_idle_timeout | {} s,", super::MAX_IDLE.as_secs());
     assert!(TEXT.contains(&idle));
     let alive = format!("a PING after {} s of", super::KEEP_ALIVE.as_secs());

@@ -51,6 +51,21 @@ impl Indices {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::vectors::Vector;
+
+    /// What PROTOCOL.md says.
+    #[test]
+    fn the_vectors_hold() {
+        let vector = Vector::named("clear-header");
+        for (name, receiver) in [("first", 0), ("later", 0x9a8b_7c6d)] {
+            let sender = 0x0102_0304;
+            let indices = Indices { receiver, sender };
+            let mut bytes = Vec::new();
+            indices.emit(&mut bytes);
+            assert_eq!(bytes, vector.bytes(name), "{name}");
+            assert_eq!(Indices::parse(&bytes), Some((indices, [].as_slice())));
+        }
+    }
 
     #[test]
     fn the_header_round_trips_and_is_refused_when_short_or_without_a_sender() {

@@ -102,6 +102,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::wire::vectors::Vector;
 
     #[derive(
         bincode::Encode,
@@ -117,6 +118,28 @@ mod tests {
         b: u64,
         c: Vec<u8>,
         d: Option<String>,
+    }
+
+    /// What PROTOCOL.md says.
+    #[test]
+    fn the_vectors_hold() {
+        let vector = Vector::named("varints");
+        let numbers = [
+            ("250", 250),
+            ("251", 251),
+            ("65535", 65_535),
+            ("65536", 65_536),
+            ("2-to-32-less-1", (1 << 32) - 1),
+            ("2-to-32", 1 << 32),
+        ];
+        assert_eq!(vector.fields().count(), numbers.len());
+        for (name, number) in numbers {
+            let bytes = vector.bytes(name);
+            assert_eq!(encode::<u64>(&number).as_deref(), Ok(bytes), "{name}");
+            assert_eq!(decode(bytes), Ok(number), "{name}");
+        }
+        let too_wide = vector.bytes("65536");
+        assert_eq!(decode::<u16>(too_wide), Err(CodecError::Malformed));
     }
 
     #[test]

@@ -149,3 +149,112 @@ impl std::fmt::Debug for Credential {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::codec::Framer;
+    use crate::wire::vectors::Vector;
+
+    fn address(text: &str) -> IpAddr {
+        text.parse().expect("an address")
+    }
+
+    fn join(credential: Credential, features: u64) -> Control {
+        Control::Join(Join {
+            credential,
+            host_name: "laptop".into(),
+            mac: MacAddr([0x02, 0x00, 0x5e, 0x10, 0x00, 0x01]),
+            features,
+        })
+    }
+
+    fn welcome(
+        hub_name: &str,
+        (address, gateway): (Option<(IpAddr, u8)>, Option<IpAddr>),
+        (mtu, features): (u16, u64),
+    ) -> Control {
+        Control::Welcome(Welcome {
+            hub_name: hub_name.into(),
+            address,
+            gateway,
+            mtu,
+            features,
+        })
+    }
+
+    fn candidates() -> Vec<Candidate> {
+        [
+            (CandidateKind::Host, "192.168.1.5:47001"),
+            (CandidateKind::ServerReflexive, "203.0.113.5:40000"),
+            (CandidateKind::Mapped, "198.51.100.7:250"),
+            (CandidateKind::Predicted, "198.51.100.7:40002"),
+            (CandidateKind::PeerReflexive, "[2001:db8::1]:40000"),
+        ]
+        .map(|(kind, address)| Candidate {
+            kind,
+            address: address.parse().expect("an address"),
+        })
+        .to_vec()
+    }
+
+    fn rekey(epoch: u8, answer: bool, public: &str) -> Control {
+        Control::Rekey(Rekey {
+            epoch,
+            answer,
+            public: Vector::named("rekey").array(public),
+        })
+    }
+
+    fn list(round: u32, candidates: Vec<Candidate>) -> Control {
+        Control::Candidates(Candidates { round, candidates })
+    }
+
+    fn messages() -> Vec<(&'static str, Control)> {
+        let ipv4 = (Some((address("10.9.0.2"), 24)), Some(address("10.9.0.1")));
+        let ipv6 = (Some((address("fd00::2"), 64)), None);
+        vec![
+            ("join-key", join(Credential::Key, 0)),
+            ("join-token", join(Credential::Token([0xa5; 16]), 300)),
+            ("welcome", welcome("office", ipv4, (1500, 0))),
+            ("welcome-ipv6", welcome("", ipv6, (1400, 1))),
+            ("welcome-bare", welcome("office", (None, None), (250, 0))),
+            (
+                "refuse-unknown-token",
+                Control::Refuse(Refusal::UnknownToken),
+            ),
+            ("refuse-full", Control::Refuse(Refusal::Full)),
+            ("refuse-no-address", Control::Refuse(Refusal::NoAddress)),
+            ("refuse-not-a-hub", Control::Refuse(Refusal::NotAHub)),
+            ("candidates", list(1, candidates())),
+            ("candidates-none", list(70_000, Vec::new())),
+            ("rekey-offer", rekey(1, false, "offer-public")),
+            ("rekey-answer", rekey(255, true, "answer-public")),
+            ("bye-shutting-down", Control::Bye(Bye::ShuttingDown)),
+            ("bye-disconnected", Control::Bye(Bye::Disconnected)),
+            ("bye-replaced", Control::Bye(Bye::Replaced)),
+        ]
+    }
+
+    /// What PROTOCOL.md says.
+    #[test]
+    fn the_vectors_hold() {
+        let vector = Vector::named("control");
+        assert_eq!(vector.fields().count(), messages().len());
+        for (name, message) in messages() {
+            let bytes = vector.bytes(name);
+            assert_eq!(Framer::frame(&message).expect("small"), bytes, "{name}");
+            let mut framer = Framer::default();
+            framer.push(bytes);
+            assert_eq!(framer.next_message(), Ok(Some(message)), "{name}");
+        }
+    }
+
+    /// What PROTOCOL.md says.
+    #[test]
+    fn the_names_are_as_described() {
+        let vector = Vector::named("alpn");
+        assert_eq!(ALPN_AES, vector.bytes("aes"));
+        assert_eq!(ALPN_CHACHA, vector.bytes("chacha"));
+    }
+}

@@ -90,6 +90,19 @@ mod tests {
 
     use super::*;
     use crate::wire::codec;
+    use crate::wire::vectors::Vector;
+
+    /// What PROTOCOL.md says.
+    #[test]
+    fn the_vectors_hold() {
+        let vector = Vector::named("relayed");
+        let inner = vector.bytes("inner");
+        for (name, number) in [("channel-2", 2), ("channel-16777215", Channel::MAX)] {
+            let datagram = emit(Channel(number), inner);
+            assert_eq!(datagram, vector.bytes(name), "{name}");
+            assert_eq!(parse(&datagram), Ok((Channel(number), inner)));
+        }
+    }
 
     #[test]
     fn a_number_of_more_than_24_bits_is_no_channel() {

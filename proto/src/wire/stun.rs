@@ -298,6 +298,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::wire::vectors::Vector;
 
     const NAME: Username = Username {
         receiver: 0x0123_4567,
@@ -318,36 +319,45 @@ mod tests {
         assert_eq!(message.mapped, "192.0.2.1:32853".parse().ok());
     }
 
+    /// What PROTOCOL.md says of path checks.
     #[test]
-    fn the_documents_test_vector_is_ours() {
-        let document: String = include_str!("../../PROTOCOL-paths.md")
-            .split_whitespace()
-            .collect();
-        let transaction: Transaction = std::array::from_fn(|n| u8::try_from(n + 1).expect("small"));
-        let key = |first: usize| std::array::from_fn(|n| u8::try_from(first + n).expect("small"));
-        let hex = |bytes: &[u8]| {
-            bytes
-                .iter()
-                .map(|byte| format!("{byte:02x}"))
-                .collect::<String>()
-        };
+    fn the_vectors_of_checks_hold() {
+        let vector = Vector::named("path-check");
+        let transaction = vector.array("transaction");
+        let (requester, answerer) = (vector.array("requester-key"), vector.array("answerer-key"));
         let name = Username {
             receiver: 0x9a8b_7c6d,
             sender: 0x0102_0304,
         };
-        let request = encode_request(transaction, Some(name), Some(&key(0)), None);
-        assert!(
-            document.contains(&format!("```{}```", hex(&request))),
-            "{}",
-            hex(&request)
-        );
-        let mapped = "203.0.113.5:40000".parse().expect("an address");
-        let answer = encode_response(transaction, mapped, Some(&key(32)));
-        assert!(
-            document.contains(&format!("```{}```", hex(&answer))),
-            "{}",
-            hex(&answer)
-        );
+        let request = encode_request(transaction, Some(name), Some(&requester), None);
+        assert_eq!(request, vector.bytes("request"));
+        assert!(verify(&request, &requester) && !verify(&request, &answerer));
+        assert_eq!(parse(&request).map(|it| it.username), Ok(Some(name)));
+        for (field, mapped) in [
+            ("answer", "203.0.113.5:40000"),
+            ("answer-ipv6", "[2001:db8::5]:40000"),
+        ] {
+            let mapped = mapped.parse().expect("an address");
+            let answer = encode_response(transaction, mapped, Some(&answerer));
+            assert_eq!(answer, vector.bytes(field), "{field}");
+            assert!(verify(&answer, &answerer));
+            assert_eq!(parse(&answer).map(|it| it.mapped), Ok(Some(mapped)));
+        }
+    }
+
+    /// What PROTOCOL.md says of asking a rendezvous.
+    #[test]
+    fn the_vectors_of_observation_hold() {
+        let vector = Vector::named("observation");
+        let address = |text: &str| text.parse::<SocketAddr>().expect("an address");
+        let request = encode_request(vector.array("transaction"), None, None, Some(REQUEST_SIZE));
+        assert_eq!(request, vector.bytes("request"));
+        let server = ServerAddresses {
+            origin: address("198.51.100.1:7777"),
+            other: Some(address("198.51.100.1:7778")),
+        };
+        let answer = answer(&request, address("203.0.113.5:40000"), &server).expect("an answer");
+        assert_eq!(answer, vector.bytes("answer"));
     }
 
     #[test]

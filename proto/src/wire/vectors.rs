@@ -1,11 +1,12 @@
 //! The test vectors in `PROTOCOL.md`, read from the text itself, so that what it says is what is tested.
 //!
-//! A vector is a fenced block whose info string is `vector NAME`; each line is `field = hexadecimal bytes`, which may
-//! go on over several lines; blanks within the bytes do not count.
+//! A vector is a fenced block whose info string is `vector NAME`; each line is `field = hexadecimal bytes` or
+//! `field = "text"`, which may go on over several lines; blanks within the bytes do not count.
 
 use std::collections::BTreeMap;
 
-const TEXT: &str = include_str!("../../PROTOCOL.md");
+/// The whole description.
+pub(crate) const TEXT: &str = include_str!("../../PROTOCOL.md");
 
 /// The fields of one vector.
 #[derive(Debug)]
@@ -44,6 +45,17 @@ impl Vector {
             .unwrap_or_else(|| panic!("vector {} has no field {field}", self.name))
     }
 
+    /// A field that is a text.
+    pub(crate) fn text(&self, field: &str) -> &str {
+        std::str::from_utf8(self.bytes(field))
+            .unwrap_or_else(|_| panic!("{}.{field} is no text", self.name))
+    }
+
+    /// The names of all fields: whoever checks a vector can see that none was left out.
+    pub(crate) fn fields(&self) -> impl Iterator<Item = &'static str> {
+        self.fields.keys().copied()
+    }
+
     /// The bytes of a field of known length.
     pub(crate) fn array<const N: usize>(&self, field: &str) -> [u8; N] {
         self.bytes(field)
@@ -53,6 +65,12 @@ impl Vector {
 }
 
 fn bytes(digits: &str) -> Vec<u8> {
+    if let Some(text) = digits.trim().strip_prefix('"') {
+        let text = text
+            .strip_suffix('"')
+            .expect("quotation marks around a text");
+        return text.as_bytes().to_vec();
+    }
     let digits: String = digits.split_whitespace().collect();
     assert!(
         digits.len().is_multiple_of(2) && digits.is_ascii(),

@@ -85,6 +85,13 @@ fn the_vectors_hold() {
     for (private, public) in [(private, answer), (other, offer)] {
         let mut side = side(Role::Client, start());
         side.chain = Chain::from_bytes(vector.array("chain-0"));
+        let agreed = agree(
+            &private,
+            UnparsedPublicKey::new(&X25519, &public),
+            RekeyError::WeakKey,
+            |agreed| Ok(agreed.to_vec()),
+        );
+        assert_eq!(agreed.as_deref(), Ok(vector.bytes("agreed")));
         side.step(&private, &public, &offer, &answer)
             .expect("strong");
         assert_eq!([side.epoch()], vector.array("epoch"));

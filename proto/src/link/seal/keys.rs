@@ -261,6 +261,7 @@ mod tests {
         assert_eq!(*keys.resumption, vector.array("resumption"));
         assert_eq!(*keys.chain.bytes(), vector.array("chain-0"));
         keys.chain.assert_keys(&vector, 0);
+        assert_eq!(EXPORTER_LABEL, Vector::named("alpn").bytes("exporter"));
     }
 
     /// RFC 5869, appendix A.3: no salt and no info; its 42 bytes begin with our 32.
