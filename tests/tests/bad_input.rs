@@ -17,6 +17,7 @@ use kuguri_sim::lab::world::claim;
 use kuguri_sim::lab::{Attachment, Lab, Machine, World, without_capabilities};
 use kuguri_sim::network::{Access, Network};
 use kuguri_tests::real::process::{Ended, Program, Running};
+use kuguri_tests::real::wire;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use rand::rngs::StdRng;
@@ -196,6 +197,21 @@ fn a_rendezvous_that_is_not_there_is_told_and_waited_for() {
     assert!(hub.stop().status.success());
 }
 
+#[test]
+fn a_member_waits_for_a_rendezvous_that_is_not_there() {
+    claim(|world| {
+        let lab = lonely_machine(world);
+        let place = Place::new(Some(&lab));
+        let mut member = place.start("home", &["connect", &some_invite()]);
+        member.complaint("rendezvous");
+        let card = || lab.run_in(MACHINE, || wire::interface("kuguri0"));
+        assert!(member.lives() && card().expect("inside").is_some());
+        let ended = member.stop();
+        assert!(ended.status.success(), "{ended:?}");
+        assert_eq!(card().expect("inside"), None);
+    });
+}
+
 fn port_length(address: &str) -> usize {
     address.rsplit(':').next().map_or(0, str::len)
 }
@@ -214,18 +230,29 @@ fn another_key_of_the_rendezvous_is_refused_by_name() {
         "--rendezvous-key",
         &wrong,
     ];
-    place.refused("hub", &arguments, &[&wrong, &key]);
+    let ended = place.run("hub", &arguments);
+    is_refusal(&ended, &[&wrong, &key]);
+    assert!(
+        ended.out.is_empty(),
+        "an invite that leads nowhere: {ended:?}"
+    );
 
-    // Trusted on first use, then another one at the same place.
-    let (hub, _) = place.hub(address);
+    let file = place.state("hub").join("hub-office.toml");
+    let file = fs::read_to_string(file).expect("the hub has begun");
+    assert!(!file.contains(&wrong), "kept without proof: {file}");
+
+    // Trusted on first use, then another one at the same place. (Among the events an invite is said again.)
+    let (hub, invite) = place.hub(address);
     assert!(hub.stop().status.success());
     assert!(rendezvous.stop().status.success());
     let known = place.state("hub").join("known-rendezvous.toml");
     let kept = fs::read(&known).expect("kept");
     let (_other, _, new) = place.rendezvous("other", &address.port().to_string());
     let words = [key.as_str(), &new, "--rendezvous-key"];
-    place.refused("hub", &["serve", "office"], &words);
+    place.refused("hub", &["serve", "office", "--json"], &words);
     assert_eq!(fs::read(&known).expect("kept"), kept);
+    let again = place.run("hub", &["invite", "office"]);
+    assert_eq!(again.out, [invite]);
 
     // A key that is none: the arguments make no sense.
     let arguments = [
@@ -319,7 +346,7 @@ fn an_unreadable_one(place: &Place<'_>, name: &str, arguments: &[&str], key: &st
     let file = write_private(&place.state(&state), name, key.as_bytes());
     ordinary.owns(&place.state(&state));
     ordinary.owns(&file);
-    fs::set_permissions(&file, Permissions::from_mode(0)).expect("ours");
+    fs::set_permissions(&file, Permissions::from_mode(0o000)).expect("ours");
     let ended = ordinary.run(&state, arguments);
     is_refusal(&ended, &[file.to_str().expect("text")]);
     fs::set_permissions(&file, Permissions::from_mode(0o600)).expect("ours");
