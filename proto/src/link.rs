@@ -418,7 +418,7 @@ impl Link {
 }
 
 /// A handshake that takes longer than this has failed.
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(15);
 /// An idle link is asked for a sign of life this often (REQUIREMENTS B4).
 const KEEPALIVE: Duration = Duration::from_secs(5);
 /// A link on which nothing came for this long is dead (REQUIREMENTS B4).

@@ -154,6 +154,7 @@ impl Node {
         }
         self.settle_rendezvous(now);
         self.connect_if_due(now);
+        self.reopen_relay_if_due(now);
         if self.parting.take_if(|at| *at <= now).is_some() {
             self.client.stop(now);
         }

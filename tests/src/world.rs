@@ -242,7 +242,8 @@ impl World {
     /// Of a program that starts now.
     fn fresh_seed(&self, purpose: u8) -> [u8; 32] {
         let mut bytes = seed(self.scene.seed, purpose);
-        bytes[8] = self.started;
+        // The first three programs have what their purpose gives them.
+        bytes[8] ^= self.started.saturating_sub(2);
         bytes
     }
 

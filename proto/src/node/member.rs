@@ -18,6 +18,8 @@ pub(super) struct Member {
     stage: Stage,
     failures: u32,
     heard: bool,
+    /// When to ask for a relay channel again, for a link that has lost its own.
+    relay_again: Option<Instant>,
 }
 
 /// Where the one link stands.
@@ -39,6 +41,7 @@ impl Member {
             stage: Stage::Waiting(now),
             failures: 0,
             heard: false,
+            relay_again: None,
         }
     }
 
@@ -76,19 +79,39 @@ impl Member {
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
         match self.stage {
             Stage::Waiting(at) => Some(at),
-            Stage::Linked(_) | Stage::Refused => None,
+            Stage::Linked(_) => self.relay_again,
+            Stage::Refused => None,
         }
     }
 
     /// The link ended: the next attempt follows after a pause that doubles, with jitter.
     pub(super) fn link_closed(&mut self, index: u32, now: Instant) {
         if self.link() == Some(index) {
-            let pause = RETRY_FIRST
-                .saturating_mul(1 << self.failures.min(5))
-                .min(RETRY_MAX);
+            let pause = RETRY_FIRST.saturating_mul(1 << self.failures.min(5));
             self.failures += 1;
-            self.stage = Stage::Waiting(now + pause.mul_f64(self.rng.random_range(0.75..1.25)));
+            self.wait(pause.min(RETRY_MAX), now);
         }
+    }
+
+    /// The hub is not registered: asking again costs one small message, so the pause stays short.
+    pub(super) fn hub_absent(&mut self, index: u32, now: Instant) {
+        if self.link() == Some(index) {
+            self.wait(RETRY_ABSENT, now);
+        }
+    }
+
+    /// An established link has no relay channel any more; the next one is asked for after a pause.
+    pub(super) fn relay_lost(&mut self, now: Instant) {
+        self.relay_again = Some(now + self.jitter(RETRY_FIRST));
+    }
+
+    fn wait(&mut self, pause: Duration, now: Instant) {
+        self.relay_again = None;
+        self.stage = Stage::Waiting(now + self.jitter(pause));
+    }
+
+    fn jitter(&mut self, pause: Duration) -> Duration {
+        pause.mul_f64(self.rng.random_range(0.75..1.25))
     }
 }
 
@@ -117,6 +140,22 @@ impl Node {
             member.stage = Stage::Linked(index);
             member.heard = false;
         }
+    }
+
+    /// Gives the link to the hub a relay channel again when the time for it has come.
+    pub(super) fn reopen_relay_if_due(&mut self, now: Instant) {
+        let Side::Member(member) = &mut self.side else {
+            return;
+        };
+        let Some(index) = member.link() else { return };
+        if member.relay_again.take_if(|at| *at <= now).is_none() {
+            return;
+        }
+        let channel = self.client.open(member.config.hub, now);
+        if let Some(link) = self.links.get_mut(index) {
+            link.set_relay(channel);
+        }
+        self.settle_link(index, now);
     }
 
     /// Without a registration there is nothing to try; the registration itself makes it due.
@@ -160,5 +199,7 @@ impl Node {
 
 /// The first pause after a failure; it doubles up to [`RETRY_MAX`].
 const RETRY_FIRST: Duration = Duration::from_secs(1);
+/// The pause while the hub is not registered.
+const RETRY_ABSENT: Duration = Duration::from_secs(2);
 /// The longest pause.
 const RETRY_MAX: Duration = Duration::from_secs(30);

@@ -163,14 +163,18 @@ impl Node {
                 continue;
             };
             link.set_relay(None);
-            if !link.is_established() {
-                self.drop_link(index, now);
-                if let Side::Member(member) = &mut self.side {
-                    member.link_closed(index, now);
+            let established = link.is_established();
+            if let Side::Member(member) = &mut self.side {
+                match (established, reason) {
+                    (true, _) => member.relay_lost(now),
+                    (false, CloseReason::NotRegistered) => member.hub_absent(index, now),
+                    (false, _) => member.link_closed(index, now),
                 }
-            } else if link.is_starter() {
-                link.set_relay(self.client.open(peer, now));
-                self.links.refresh(index);
+            }
+            if established {
+                self.settle_link(index, now);
+            } else {
+                self.drop_link(index, now);
             }
         }
         let wanted = matches!(&self.side, Side::Member(member) if member.hub() == peer);

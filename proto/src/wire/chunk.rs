@@ -252,8 +252,15 @@ mod tests {
         }
         assert_eq!(read(vector.bytes("unknown")), Ok(vec![]));
         assert_eq!(read(vector.bytes("padding")), Ok(vec![]));
-        let all = expected.map(|(_, chunk)| chunk).to_vec();
+        let all = expected.iter().map(|(_, chunk)| *chunk).collect();
         assert_eq!(read(vector.bytes("payload")), Ok(all));
+        let mut fields: Vec<&str> = expected.iter().map(|(name, _)| *name).collect();
+        fields.extend(["unknown", "padding"]);
+        let payload: Vec<u8> = fields
+            .iter()
+            .flat_map(|name| vector.bytes(name).to_vec())
+            .collect();
+        assert_eq!(payload, vector.bytes("payload"));
     }
 
     #[test]

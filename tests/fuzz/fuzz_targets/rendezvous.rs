@@ -20,6 +20,7 @@ static TRUE: LazyLock<Vec<Vec<u8>>> = LazyLock::new(|| {
     let server = SocketAddr::from(([203, 0, 113, 1], 7777));
     let (key, now) = (Some(IDENTITY.id()), Instant::now());
     let mut client = Client::new(&IDENTITY, vec![server], key, [1; 32], now);
+    client.handle_timeout(now);
     let initial = std::iter::from_fn(|| client.poll_transmit(now)).map(|it| it.contents);
     let question = stun::encode_request([5; 12], None, None, Some(stun::REQUEST_SIZE));
     let mut datagrams: Vec<Vec<u8>> = initial.collect();
