@@ -72,6 +72,8 @@ pub struct Output {
     lines: Option<SyncSender<Line>>,
     finished: Receiver<()>,
     last_failure: Option<String>,
+    /// It ends because of an error, which says so itself.
+    failed: bool,
 }
 
 #[derive(Debug)]
@@ -98,6 +100,7 @@ impl Output {
             lines: Some(lines),
             finished,
             last_failure: None,
+            failed: false,
         }
     }
 
@@ -136,6 +139,15 @@ impl Output {
 
     /// The same again and again (no rendezvous, no hub) is said once, until something else has happened.
     fn text(&mut self, saying: &Saying<'_>) -> Option<String> {
+        if let Saying::Node(Event::Refused(_) | Event::RendezvousFailed { fatal: true, .. }) =
+            saying
+        {
+            self.failed = true;
+        }
+        // The error that ended it is the last that is said.
+        if self.failed && matches!(saying, Saying::Node(Event::Stopped)) {
+            return None;
+        }
         let text = text(saying)?;
         if let Saying::Node(Event::RendezvousFailed { .. } | Event::PeerAbsent { .. }) = saying {
             if self.last_failure.as_ref() == Some(&text) {

@@ -514,7 +514,7 @@ fn run_for_ever(scene: &Scene, files: &Path) {
     // One that holds the outer test's pipe, on the machine and in the same way as the others.
     let mut listener = program().command(&["rendezvous", "--port", "0", "--state"]);
     listener.arg(files.join("more")).stdout(Stdio::inherit());
-    let _more = scene
+    let mut more = scene
         .lab
         .spawn(VPS, without_capabilities(&mut listener))
         .expect("starts");
@@ -528,7 +528,9 @@ fn run_for_ever(scene: &Scene, files: &Path) {
     let half = files.join("half");
     fs::write(&half, names).expect("writes");
     fs::rename(half, files.join("namespaces")).expect("renames");
-    let _ended_by_the_outer_test = branch.home.process.end();
+    // The outer test ends us; were it gone, nothing would wait for ever.
+    let _ = more.wait();
+    drop(branch);
 }
 
 /// The network namespaces of all processes that we may look at.

@@ -116,7 +116,7 @@ struct Host {
 
 impl Observe for Host {
     fn ready(&mut self) -> anyhow::Result<()> {
-        self.expected.map_or(Ok(()), |key| self.show_invite(key))
+        self.proved().map_or(Ok(()), |key| self.show_invite(key))
     }
 
     fn observe(&mut self, saying: &Saying<'_>) -> anyhow::Result<()> {
@@ -140,6 +140,16 @@ impl Observe for Host {
 }
 
 impl Host {
+    /// The rendezvous's key if it has shown it before: with another one the invite could lead nowhere.
+    fn proved(&self) -> Option<PeerId> {
+        let rendezvous = self.rendezvous.to_string();
+        let (_, key) = self
+            .file
+            .rendezvous()
+            .filter(|(it, _)| **it == rendezvous)?;
+        self.expected.filter(|expected| *expected == key)
+    }
+
     fn registered(&mut self, key: PeerId) -> anyhow::Result<()> {
         let rendezvous = self.rendezvous.to_string();
         let new = self.known.keep(&rendezvous, key)?;

@@ -241,13 +241,12 @@ impl Running {
     }
 
     fn keep(&mut self, line: Line) {
-        match line {
-            Line::Out(line) => self.out.push(line),
-            Line::Err(line) => {
-                assert!(!line.contains("panicked"), "{line}");
-                self.err.push(line);
-            }
-        }
+        let (lines, line) = match line {
+            Line::Out(line) => (&mut self.out, line),
+            Line::Err(line) => (&mut self.err, line),
+        };
+        assert!(!line.contains("panicked"), "{line}");
+        lines.push(line);
     }
 }
 
@@ -256,26 +255,14 @@ impl Drop for Running {
         // It may have ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
-        if !thread::panicking() {
-            while let Ok(line) = self.lines.recv() {
-                self.keep(line);
-            }
-        } else {
-            self.take_lines_quietly();
+        if thread::panicking() {
+            // The claim fails already: what the process has said helps to see why.
+            eprintln!("a process said {:#?} {:#?}", self.out, self.err);
+            return;
         }
-    }
-}
-
-impl Running {
-    /// The claim fails already: what the process said last helps to see why.
-    fn take_lines_quietly(&mut self) {
-        for line in self.lines.try_iter() {
-            match line {
-                Line::Out(line) => self.out.push(line),
-                Line::Err(line) => self.err.push(line),
-            }
+        while let Ok(line) = self.lines.recv() {
+            self.keep(line);
         }
-        eprintln!("a process said {:#?} {:#?}", self.out, self.err);
     }
 }
 

@@ -87,7 +87,7 @@ pub fn interface(name: &str) -> Option<Interface> {
         let v6 = address.as_sockaddr_in6().map(|v6| v6.ip());
         found.link_local = found
             .link_local
-            .or(v6.filter(Ipv6Addr::is_unicast_link_local));
+            .or_else(|| v6.filter(Ipv6Addr::is_unicast_link_local));
     }
     Some(found)
 }
