@@ -37,6 +37,8 @@ pub mod tls;
 
 mod control;
 mod secure;
+#[cfg(test)]
+mod tests;
 mod types;
 
 pub use types::{LinkEvent, Outgoing, Setup, Via};
@@ -323,6 +325,9 @@ impl Link {
         if !self.established && now.saturating_duration_since(self.started) >= HANDSHAKE_TIMEOUT {
             return self.finish("the peer did not answer; is it running?".to_owned());
         }
+        if !self.admitted && now.saturating_duration_since(self.started) >= ADMISSION_TIMEOUT {
+            return self.finish("the peer did not ask to join".to_owned());
+        }
         if self.established && silent >= SILENCE {
             return self.finish(format!(
                 "nothing came from the peer for {} s",
@@ -374,11 +379,12 @@ impl Link {
                 .min(self.last_received + SILENCE),
             _ => self.started + HANDSHAKE_TIMEOUT,
         };
+        let admission = (!self.admitted).then(|| self.started + ADMISSION_TIMEOUT);
         let secure = self.secure.as_ref().and_then(Secure::poll_timeout);
         // Without a way out what is due stays due: waiting for it would not let time pass.
         let has_way = self.relay.is_some() || self.is_direct();
         let arq = self.arq.poll_timeout().filter(|_| has_way);
-        [Some(watch), self.closing, arq, secure]
+        [Some(watch), admission, self.closing, arq, secure]
             .into_iter()
             .flatten()
             .min()
@@ -419,6 +425,8 @@ impl Link {
 
 /// A handshake that takes longer than this has failed.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(15);
+/// A peer with keys that is not let in by then holds its place for nothing.
+const ADMISSION_TIMEOUT: Duration = Duration::from_secs(25);
 /// An idle link is asked for a sign of life this often (REQUIREMENTS B4).
 const KEEPALIVE: Duration = Duration::from_secs(5);
 /// A link on which nothing came for this long is dead (REQUIREMENTS B4).

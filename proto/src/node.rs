@@ -247,7 +247,7 @@ impl Node {
     pub fn status(&self, now: Instant) -> Status {
         let links = self.links.iter().map(|link| status::LinkStatus {
             name: match &self.side {
-                Side::Hub(hub) => hub.host_name(&link.peer()),
+                Side::Hub(hub) => hub.host_name(link.local_index()),
                 Side::Member(member) => member.hub_name(),
             },
             ..link.status(now)

@@ -450,3 +450,20 @@ fn a_true_check_that_a_stranger_copies_moves_no_path() {
     assert_eq!(remote(&world, office), path);
     assert_eq!(world.answered_pings(3, 1000), 3);
 }
+
+#[test]
+fn a_member_cannot_take_the_virtual_hosts_place() {
+    let mut world = linked();
+    let other = world.add_home(&NatConfig::from(Preset::PortRestricted));
+    let config = world.member_config(other);
+    world.start_node(other, config);
+    world.wait_for(other, PATIENCE, |event| {
+        matches!(event, Event::Joined { .. })
+    });
+    let (gateway, _) = world.gateway();
+    for _ in 0..10 {
+        world.send_frame(other, &broadcast(gateway, 1));
+    }
+    world.run_for(Duration::from_secs(1));
+    assert_eq!(world.answered_pings(5, 56), 5);
+}

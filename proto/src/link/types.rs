@@ -70,7 +70,7 @@ pub enum LinkEvent {
     Refused(Refusal),
     /// Frames go another way now: direct to this address, or relayed.
     PathChanged(Option<SocketAddr>),
-    /// Answer to [`Link::ping`].
+    /// Answer to [`super::Link::ping`].
     Pong {
         /// As given.
         id: u64,
@@ -79,7 +79,7 @@ pub enum LinkEvent {
         /// Whether it went directly.
         direct: bool,
     },
-    /// No answer to [`Link::ping`] in time.
+    /// No answer to [`super::Link::ping`] in time.
     PingLost {
         /// As given.
         id: u64,

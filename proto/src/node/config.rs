@@ -29,7 +29,7 @@ pub struct Config {
 pub struct RendezvousServer {
     /// Where it is; tried in this order.
     pub addresses: Vec<SocketAddr>,
-    /// Its key; `None` accepts any, and [`Event::Registered`] says which it was.
+    /// Its key; `None` accepts any, and [`super::Event::Registered`] says which it was.
     pub key: Option<PeerId>,
 }
 
@@ -69,7 +69,7 @@ pub struct MemberConfig {
 pub enum Command {
     /// The machine's own addresses with the main socket's port (host candidates); given at the start and at every change.
     LocalAddresses(Vec<SocketAddr>),
-    /// Measures the round trip to a linked peer; answered by [`Event::Pong`] or, after two seconds, [`Event::PingLost`].
+    /// Measures the round trip to a linked peer; answered by [`super::Event::Pong`] or, after two seconds, [`super::Event::PingLost`].
     Ping {
         /// The peer.
         peer: PeerId,
@@ -78,6 +78,6 @@ pub enum Command {
     },
     /// Admit members with this token from now on.
     AddToken([u8; 16]),
-    /// Ends every link with a goodbye and the registration; [`Event::Stopped`] follows.
+    /// Ends every link with a goodbye and the registration; [`super::Event::Stopped`] follows.
     Stop,
 }

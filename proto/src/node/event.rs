@@ -85,7 +85,7 @@ pub enum Event {
         /// Why.
         refusal: Refusal,
     },
-    /// Answer to [`Command::Ping`].
+    /// Answer to [`super::Command::Ping`].
     Pong {
         /// The other side.
         peer: PeerId,
@@ -96,13 +96,13 @@ pub enum Event {
         /// Whether it went directly.
         direct: bool,
     },
-    /// No answer to [`Command::Ping`].
+    /// No answer to [`super::Command::Ping`].
     PingLost {
         /// The other side.
         peer: PeerId,
         /// As in the command.
         id: u64,
     },
-    /// Everything said in [`Command::Stop`] is done.
+    /// Everything said in [`super::Command::Stop`] is done.
     Stopped,
 }

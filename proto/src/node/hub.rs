@@ -1,7 +1,7 @@
 //! The part of a node that hosts a hub: who may join, and to which port a frame goes.
 
-use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::Instant;
 
 use rand::SeedableRng;
@@ -16,6 +16,7 @@ use crate::gateway::{Gateway, mac_from_seed};
 use crate::identity::PeerId;
 use crate::switch::{self, Forwarding, PortId, Row, Switch};
 use crate::wire::control::{Join, Refusal, Welcome};
+use crate::wire::ethernet;
 
 /// The gateway's port on the switch; links have their index's.
 const GATEWAY: PortId = PortId(0);
@@ -30,13 +31,14 @@ pub(super) struct Hub {
     gateway: Gateway,
     pool: Pool,
     admission: Admission,
-    members: BTreeMap<PeerId, Seat>,
+    /// The members that are here, by their links' indices.
+    seats: BTreeMap<u32, Seat>,
 }
 
 /// A member that is let in.
 struct Seat {
+    peer: PeerId,
     host_name: String,
-    index: u32,
     heard: bool,
 }
 
@@ -56,7 +58,7 @@ impl Hub {
             gateway: Gateway::new(mac_from_seed(&id.0), config.subnet, MTU),
             pool: Pool::new(config.subnet),
             admission,
-            members: BTreeMap::new(),
+            seats: BTreeMap::new(),
         }
     }
 
@@ -64,9 +66,9 @@ impl Hub {
         &self.name
     }
 
-    pub(super) fn host_name(&self, peer: &PeerId) -> String {
-        self.members
-            .get(peer)
+    pub(super) fn host_name(&self, index: u32) -> String {
+        self.seats
+            .get(&index)
             .map(|seat| seat.host_name.clone())
             .unwrap_or_default()
     }
@@ -86,7 +88,7 @@ impl Hub {
         now: Instant,
     ) -> Result<Welcome, Refusal> {
         self.admission.admit(peer, &join.credential, now)?;
-        let address = self.pool.assign(peer).ok_or(Refusal::NoAddress)?;
+        let address = self.address_for(peer).ok_or(Refusal::NoAddress)?;
         self.switch.add_port(PortId(index), now);
         let host_name = join
             .host_name
@@ -94,14 +96,12 @@ impl Hub {
             .filter(|letter| !letter.is_control())
             .take(63)
             .collect();
-        self.members.insert(
+        let seat = Seat {
             peer,
-            Seat {
-                host_name,
-                index,
-                heard: false,
-            },
-        );
+            host_name,
+            heard: false,
+        };
+        self.seats.insert(index, seat);
         Ok(Welcome {
             hub_name: self.name.clone(),
             address: Some((IpAddr::V4(address), self.subnet.prefix())),
@@ -111,16 +111,28 @@ impl Hub {
         })
     }
 
-    /// A link is gone; its member's address stays with it for when it comes back.
-    pub(super) fn remove(&mut self, index: u32, peer: &PeerId) {
-        self.switch.remove_port(PortId(index));
-        if self
-            .members
-            .get(peer)
-            .is_some_and(|seat| seat.index == index)
-        {
-            self.members.remove(peer);
+    /// A member keeps its address while it is away, until somebody else needs one and there is no other.
+    fn address_for(&mut self, peer: PeerId) -> Option<Ipv4Addr> {
+        if let Some(address) = self.pool.assign(peer) {
+            return Some(address);
         }
+        let here: BTreeSet<PeerId> = self.seats.values().map(|seat| seat.peer).collect();
+        let (_, away) = self.pool.iter().find(|(_, peer)| !here.contains(peer))?;
+        self.pool.release(away);
+        self.pool.assign(peer)
+    }
+
+    /// A link is gone.
+    pub(super) fn remove(&mut self, index: u32) {
+        self.switch.remove_port(PortId(index));
+        self.seats.remove(&index);
+    }
+
+    /// The member behind a link, when this is the first frame from it.
+    fn first_frame(&mut self, index: u32) -> Option<PeerId> {
+        let seat = self.seats.get_mut(&index).filter(|seat| !seat.heard)?;
+        seat.heard = true;
+        Some(seat.peer)
     }
 
     pub(super) fn handle_timeout(&mut self, now: Instant) {
@@ -133,11 +145,8 @@ impl Hub {
 
     pub(super) fn table(&self, now: Instant) -> Vec<MacStatus> {
         let port = |port: PortId| {
-            let member = self
-                .members
-                .iter()
-                .find(|(_, seat)| PortId(seat.index) == port);
-            member.map_or_else(|| "gateway".to_owned(), |(peer, _)| peer.to_string())
+            let seat = self.seats.get(&port.0);
+            seat.map_or_else(|| "gateway".to_owned(), |seat| seat.peer.to_string())
         };
         let row = |row: Row| MacStatus {
             mac: row.mac.to_string(),
@@ -147,8 +156,12 @@ impl Hub {
         self.switch.table(now).into_iter().map(row).collect()
     }
 
-    /// The ports that a frame goes to; the gateway's answers come behind it.
+    /// The ports that a frame goes to. No member can take the virtual host's place.
     fn forward(&mut self, from: PortId, frame: &[u8], now: Instant) -> Vec<PortId> {
+        let source = ethernet::addresses(frame).map(|(_, source)| source);
+        if from != GATEWAY && source == Some(self.gateway.mac()) {
+            return Vec::new();
+        }
         match self.switch.forward(from, frame, now) {
             Forwarding::To(port) => vec![port],
             Forwarding::Flood => self.switch.flood_ports(from).collect(),
@@ -166,13 +179,16 @@ impl Node {
             link.refuse(Refusal::NotAHub, now);
             return;
         };
+        if hub.seats.contains_key(&index) {
+            return; // It is in; asking again changes nothing.
+        }
         match hub.admit(index, peer, join, now) {
             Ok(welcome) => {
                 let address = welcome.address.map(|(address, _)| address);
                 link.welcome(welcome, now);
                 self.events.push_back(Event::MemberJoined {
                     peer,
-                    host_name: hub.host_name(&peer),
+                    host_name: hub.host_name(index),
                     address,
                 });
             }
@@ -197,14 +213,7 @@ impl Node {
                 }
             }
             Side::Hub(hub) => {
-                let first = hub
-                    .members
-                    .iter_mut()
-                    .find(|(_, seat)| seat.index == index && !seat.heard);
-                let first = first.map(|(peer, seat)| {
-                    seat.heard = true;
-                    *peer
-                });
+                let first = hub.first_frame(index);
                 self.switch_frame(PortId(index), &frame, now);
                 if let Some(peer) = first {
                     self.note_first_frame(index, peer);

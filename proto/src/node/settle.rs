@@ -98,7 +98,7 @@ impl Node {
             self.client.close(channel, now);
         }
         if let Side::Hub(hub) = &mut self.side {
-            hub.remove(index, &link.peer());
+            hub.remove(index);
         }
     }
 
