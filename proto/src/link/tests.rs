@@ -69,9 +69,11 @@ impl Pair {
 }
 
 fn closed(events: &[LinkEvent]) -> Option<&str> {
-    events.iter().find_map(|event| match event {
-        LinkEvent::Closed { reason } => Some(reason.as_str()),
-        _ => None,
+    events.iter().find_map(|event| {
+        let LinkEvent::Closed { reason } = event else {
+            return None;
+        };
+        Some(reason.as_str())
     })
 }
 
