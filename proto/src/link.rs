@@ -27,6 +27,7 @@ use crate::rendezvous::Channel;
 use crate::wire::clear::Indices;
 use crate::wire::codec::Framer;
 use crate::wire::control::{Bye, Candidate, Candidates, Control, Join, Refusal, Welcome};
+use crate::wire::stun::Transaction;
 
 pub mod arq;
 pub mod pack;
@@ -240,6 +241,14 @@ impl Link {
         handled != path::Handled::NotMine
     }
 
+    /// Whether this link asked, by STUN, what a message with this transaction answers.
+    #[must_use]
+    pub fn awaits(&self, transaction: Transaction) -> bool {
+        self.secure
+            .as_ref()
+            .is_some_and(|secure| secure.paths.awaits(transaction))
+    }
+
     /// A frame is to go to the peer.
     pub fn send_frame(&mut self, frame: &[u8], _now: Instant) {
         let Some(secure) = &mut self.secure else {
@@ -263,6 +272,7 @@ impl Link {
     /// (Hub) lets the peer in, and takes up the candidates that it sent.
     pub fn welcome(&mut self, welcome: Welcome, now: Instant) {
         self.admitted = true;
+        self.refuse_network(&welcome);
         self.send_control(&Control::Welcome(welcome));
         if let Some(candidates) = self.early.take() {
             self.handle_candidates(&candidates, now);

@@ -467,3 +467,22 @@ fn a_member_cannot_take_the_virtual_hosts_place() {
     world.run_for(Duration::from_secs(1));
     assert_eq!(world.answered_pings(5, 56), 5);
 }
+
+#[test]
+fn no_path_leads_through_the_virtual_network_itself() {
+    let mut world = linked();
+    for host in [world.office, world.home] {
+        let now = world.simulation.now();
+        let inside = "192.168.30.77:40000".parse().expect("an address");
+        let addresses = vec![inside];
+        world
+            .peer_mut(host)
+            .node
+            .handle_command(Command::LocalAddresses(addresses), now);
+    }
+    world.simulation.network_mut().set_logging(Logging::Lines);
+    world.run_for(Duration::from_secs(30));
+    let log = world.simulation.network().log().to_string();
+    assert!(!log.is_empty(), "checks were made");
+    assert!(!log.contains("> 192.168.30.77"), "one went into the tunnel");
+}

@@ -9,7 +9,7 @@ use super::secure::{self, Secure};
 use super::{Link, LinkEvent, Outgoing};
 use crate::wire::clear::{self, Indices};
 use crate::wire::codec::Framer;
-use crate::wire::control::{Bye, Candidates, Control, Rekey};
+use crate::wire::control::{Bye, Candidates, Control, Rekey, Welcome};
 
 impl Link {
     /// Segments in the clear, while there are no keys on both sides.
@@ -111,6 +111,7 @@ impl Link {
         match message {
             Control::Join(join) if !self.starter => self.events.push_back(LinkEvent::Join(join)),
             Control::Welcome(welcome) if self.starter => {
+                self.refuse_network(&welcome);
                 self.events.push_back(LinkEvent::Welcome(welcome))
             }
             Control::Refuse(refusal) if self.starter => {
@@ -148,6 +149,13 @@ impl Link {
             now + self.arq.rtt().smoothed() / 2
         };
         secure.paths.handle_candidates(candidates, start, now);
+    }
+
+    /// A path through the virtual network would lead through this link itself: it is refused before candidates come.
+    pub(super) fn refuse_network(&mut self, welcome: &Welcome) {
+        if let (Some(secure), Some(network)) = (&mut self.secure, welcome.address) {
+            secure.paths.refuse(network);
+        }
     }
 
     pub(super) fn handle_rekey(&mut self, rekey: &Rekey, now: Instant) {

@@ -240,6 +240,19 @@ impl Paths {
         }
     }
 
+    /// No path may lead into this range any more: the virtual network, once it is known. Comes before any candidates.
+    pub fn refuse(&mut self, range: Prefix) {
+        if !self.config.refused.contains(&range) {
+            self.config.refused.push(range);
+        }
+    }
+
+    /// Whether an answer to this request is waited for. Cheap: a stranger's answers are told by it.
+    #[must_use]
+    pub fn awaits(&self, transaction: Transaction) -> bool {
+        self.checklist.find(transaction).is_some()
+    }
+
     /// The sockets that checks go out by from the next round on; the main one if nothing is said.
     pub fn set_sockets(&mut self, sockets: Vec<SocketId>) {
         self.sockets = sockets;

@@ -110,12 +110,10 @@ impl Node {
             self.settle_observer(now);
             return;
         }
-        // A request names its link. An answer does not: it is for whoever asked, and few have asked lately.
-        let asked = match stun::receiver_index(&message) {
-            Some(index) => vec![index],
-            None => self.links.indices(),
-        };
-        let mine = asked.into_iter().find(|&index| {
+        // A request names its link. An answer is for the link that asked.
+        let asked =
+            stun::receiver_index(&message).or_else(|| self.links.awaiting(message.transaction));
+        let mine = asked.filter(|&index| {
             let link = self.links.get_mut(index);
             link.is_some_and(|link| link.handle_stun(socket, remote, payload, now))
         });

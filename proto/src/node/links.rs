@@ -7,6 +7,8 @@ use std::time::Instant;
 
 use crate::identity::PeerId;
 use crate::link::Link;
+use crate::rendezvous::Channel;
+use crate::wire::stun::Transaction;
 
 /// All links of a node.
 #[derive(Default)]
@@ -85,6 +87,17 @@ impl Links {
             of_peer += usize::from(link.peer() == *peer);
         }
         all < HANDSHAKES_MAX && of_peer < HANDSHAKES_PER_PEER && self.by_index.len() < LINKS_MAX
+    }
+
+    /// The link that asked what a STUN message with this transaction answers.
+    pub(super) fn awaiting(&self, transaction: Transaction) -> Option<u32> {
+        let mut links = self.iter().filter(|link| link.awaits(transaction));
+        links.next().map(Link::local_index)
+    }
+
+    /// Whether any link uses this relay channel.
+    pub(super) fn uses(&self, channel: Channel) -> bool {
+        self.iter().any(|link| link.relay() == Some(channel))
     }
 
     pub(super) fn indices(&self) -> Vec<u32> {

@@ -94,7 +94,8 @@ impl Node {
         let Some(link) = self.links.remove(index) else {
             return;
         };
-        if let Some(channel) = link.relay().filter(|_| link.is_starter()) {
+        // Whoever opened the channel: one that carries no link is a place in the rendezvous's table that others may need.
+        if let Some(channel) = link.relay().filter(|&channel| !self.links.uses(channel)) {
             self.client.close(channel, now);
         }
         if let Side::Hub(hub) = &mut self.side {
