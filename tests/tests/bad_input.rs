@@ -374,7 +374,11 @@ impl<'p> Ordinary<'p> {
         let program = root.then(|| {
             let copy = place.files.path().join("kuguri");
             if !copy.exists() {
-                fs::copy(place.program.path(), &copy).expect("copies");
+                // By another process: a child that a claim beside this one starts meanwhile would inherit our descriptor,
+                // and a file that is open for writing cannot be executed (ETXTBSY).
+                let mut copying = Command::new("cp");
+                copying.arg(place.program.path()).arg(&copy);
+                assert!(copying.status().expect("cp starts").success());
                 let all = Permissions::from_mode(0o755);
                 fs::set_permissions(place.files.path(), all.clone()).expect("ours");
                 fs::set_permissions(&copy, all).expect("ours");
