@@ -288,10 +288,13 @@ fn node_text(event: &Event) -> Option<String> {
         Event::LinkDown { peer, reason } => format!("link to {} is down: {reason}", peer.short()),
         Event::Joined {
             hub_name, address, ..
-        } => match address {
-            Some(address) => format!("joined {hub_name} with address {}", with_prefix(*address)),
-            None => format!("joined {hub_name}"),
-        },
+        } => {
+            let name = printable(hub_name);
+            match address {
+                Some(address) => format!("joined {name} with address {}", with_prefix(*address)),
+                None => format!("joined {name}"),
+            }
+        }
         Event::MemberJoined {
             peer,
             host_name,
