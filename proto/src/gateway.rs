@@ -20,13 +20,31 @@ use smoltcp::wire::{EthernetAddress, EthernetFrame, EthernetProtocol, EthernetRe
 
 use crate::wire::ethernet::MacAddr;
 
+pub mod access;
 mod arp;
+mod control;
+mod event;
+mod fragment;
 mod icmp;
+mod nat;
+mod out;
+mod packet;
 pub mod pool;
+mod segment;
+mod settings;
+mod slots;
+pub mod sockets;
 pub mod subnet;
+mod tcp;
 
+pub use control::Unreachable;
+pub use event::{NatCounters, NatEvent, NatRow};
+pub use nat::{HostError, Nat};
+pub use out::{Frame, Port};
 pub use pool::Pool;
+pub use settings::{DhcpSettings, Limits, NatSettings, NotAPublish, Publish};
 pub use subnet::{NotAHost, Subnet};
+pub use tcp::End;
 
 /// The virtual host.
 #[derive(Debug)]
