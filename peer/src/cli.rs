@@ -15,6 +15,7 @@ mod connect;
 mod invite;
 mod ping;
 mod rendezvous;
+mod secure_nat;
 mod serve;
 mod start;
 mod status;

@@ -29,8 +29,11 @@ use crate::output::{CardState, Saying, path, refusal_text};
 use crate::route::{Routes, Settings};
 use crate::tap::{Card, LARGEST_FRAME};
 use crate::udp::{Buffers, UdpSocket};
+use secure_nat::SecureNat;
 
 mod find;
+mod network;
+pub mod secure_nat;
 
 pub use find::find_peer;
 
@@ -43,6 +46,8 @@ pub struct Parts {
     pub socket: UdpSocket,
     /// The virtual LAN card, when there is one.
     pub plug: Option<Plug>,
+    /// What a hub's virtual host does; nothing for a member.
+    pub secure_nat: Option<secure_nat::Wanted>,
     /// Questions from other processes.
     pub asked: mpsc::Receiver<Asked>,
     /// The user wants it to end; twice: at once.
@@ -87,6 +92,8 @@ pub struct Driver<O> {
     changes: mpsc::Receiver<()>,
     started: Instant,
     settings: Option<Settings>,
+    secure_nat: Option<SecureNat>,
+    network: network::Routed,
     told: Vec<SocketAddr>,
     pings: BTreeMap<u64, oneshot::Sender<Value>>,
     next_ping: u64,
@@ -114,6 +121,7 @@ enum Wake {
     Card,
     Timer,
     Asked(Asked),
+    Nat,
     Addresses,
     Stop,
 }
@@ -121,8 +129,9 @@ enum Wake {
 impl<O: Observe> Driver<O> {
     /// A loop around `node`; needs a runtime.
     #[must_use]
-    pub fn new(node: Node, parts: Parts, observer: O) -> Self {
+    pub fn new(node: Node, mut parts: Parts, observer: O) -> Self {
         let now = Instant::now();
+        let secure_nat = parts.secure_nat.take().map(SecureNat::new);
         Self {
             node,
             observer,
@@ -130,6 +139,8 @@ impl<O: Observe> Driver<O> {
             changes: local::changes(),
             started: now,
             settings: None,
+            secure_nat,
+            network: network::Routed::default(),
             told: Vec::new(),
             pings: BTreeMap::new(),
             next_ping: 0,
@@ -147,6 +158,7 @@ impl<O: Observe> Driver<O> {
     /// When the peer cannot go on: refused, a wrong key, or its card or files cannot be set.
     pub async fn run(mut self) -> anyhow::Result<()> {
         self.tell_addresses();
+        self.apply_secure_nat();
         loop {
             self.drain().await;
             if let End::Stopped(problem) = &mut self.end {
@@ -175,6 +187,7 @@ impl<O: Observe> Driver<O> {
         tokio::select! {
             _ = socket.ready() => Wake::Socket,
             () = readable(card) => Wake::Card,
+            () = nat_ready(self.secure_nat.as_ref()) => Wake::Nat,
             () = at(timer) => Wake::Timer,
             Some(()) = stop.recv() => Wake::Stop,
             Some(question) = asked.recv() => Wake::Asked(question),
@@ -200,6 +213,7 @@ impl<O: Observe> Driver<O> {
             Wake::Card => self.take_frames(),
             Wake::Timer => {}
             Wake::Asked(asked) => self.take_question(asked),
+            Wake::Nat => self.take_nat(),
             Wake::Addresses => self.tell_addresses(),
             Wake::Stop => self.take_stop(),
         }
@@ -330,6 +344,9 @@ impl<O: Observe> Driver<O> {
     }
 
     async fn drain(&mut self) {
+        if let Some(secure_nat) = &mut self.secure_nat {
+            secure_nat.give(&mut self.node);
+        }
         self.drain_transmits();
         while let Some(frame) = self.node.poll_frame() {
             if let Some(plug) = &mut self.parts.plug {
@@ -369,7 +386,26 @@ impl<O: Observe> Driver<O> {
                 }
             }
             Event::Refused(refusal) => self.begin_to_end(Some(anyhow!(refusal_text(refusal)))),
-            Event::Joined { address, mtu, .. } => self.set_card(Settings { mtu, address }).await,
+            Event::Joined {
+                address,
+                mtu,
+                gateway,
+                ..
+            } => {
+                self.set_card(Settings { mtu, address }).await;
+                self.network.gateway = gateway;
+                self.set_routes().await;
+            }
+            Event::Network {
+                routes,
+                own,
+                dns,
+                domain,
+            } => {
+                self.network.wanted = routes;
+                self.set_routes().await;
+                self.say_network(own, dns, domain);
+            }
             Event::Pong {
                 peer,
                 id,
@@ -464,6 +500,13 @@ async fn readable(card: Option<&Card>) {
     match card {
         // An error shows at the next read.
         Some(card) => drop(card.readable().await),
+        None => pending().await,
+    }
+}
+
+async fn nat_ready(secure_nat: Option<&SecureNat>) {
+    match secure_nat {
+        Some(secure_nat) => secure_nat.ready().await,
         None => pending().await,
     }
 }

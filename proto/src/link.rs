@@ -26,7 +26,7 @@ use crate::node::status::{Counters, LinkStatus};
 use crate::rendezvous::Channel;
 use crate::wire::clear::Indices;
 use crate::wire::codec::Framer;
-use crate::wire::control::{Bye, Candidate, Candidates, Control, Join, Refusal, Welcome};
+use crate::wire::control::{Bye, Candidate, Candidates, Control, Join, Network, Refusal, Welcome};
 use crate::wire::stun::Transaction;
 
 pub mod arq;
@@ -277,6 +277,12 @@ impl Link {
         if let Some(candidates) = self.early.take() {
             self.handle_candidates(&candidates, now);
         }
+        self.pump(now);
+    }
+
+    /// (Hub) says what the network has; after [`Self::welcome`].
+    pub fn tell_network(&mut self, network: Network, now: Instant) {
+        self.send_control(&Control::Network(network));
         self.pump(now);
     }
 

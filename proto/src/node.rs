@@ -27,6 +27,7 @@ mod event;
 mod hub;
 mod links;
 mod member;
+mod nat;
 mod settle;
 pub mod status;
 
@@ -169,6 +170,7 @@ impl Node {
         match command {
             Command::LocalAddresses(addresses) => self.set_local_addresses(addresses, now),
             Command::Ping { peer, id } => self.ping(peer, id, now),
+            Command::Nat { on, network } => self.set_nat(on, network, now),
             Command::AddToken(token) => {
                 if let Side::Hub(hub) = &mut self.side {
                     hub.add_token(token);

@@ -78,6 +78,7 @@ pub(super) fn run(flags: Flags, state: &State, started: Instant) -> anyhow::Resu
         identity,
         rendezvous,
         port: flags.port,
+        secure_nat: None,
         wish: Some(Wish {
             interface: flags.interface,
             mac,

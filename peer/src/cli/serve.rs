@@ -54,6 +54,8 @@ pub(super) struct Flags {
         hide_default_value = true
     )]
     pub(super) port: u16,
+    #[command(flatten)]
+    pub(super) nat: super::secure_nat::Flags,
     /// Show the invite as a QR code too, also when stdout is no terminal
     #[arg(long)]
     pub(super) qr: bool,
@@ -95,6 +97,7 @@ pub(super) fn run(flags: Flags, state: &State, started: Instant) -> anyhow::Resu
         role,
         rendezvous: vec![(rendezvous, expected)],
         port: flags.port,
+        secure_nat: Some(flags.nat.wanted(flags.address)),
         wish: None,
     };
     super::block_on(start::run(start, host))?;

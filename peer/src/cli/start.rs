@@ -13,6 +13,7 @@ use tokio::sync::mpsc;
 use crate::admin;
 use crate::config::address::HostPort;
 use crate::config::state::State;
+use crate::driver::secure_nat::Wanted;
 use crate::driver::{Driver, Observe, Parts, Plug};
 use crate::output::Saying;
 use crate::route::Routes;
@@ -31,6 +32,7 @@ pub(super) struct Start<'s> {
     /// 0 for any.
     pub(super) port: u16,
     pub(super) wish: Option<Wish>,
+    pub(super) secure_nat: Option<Wanted>,
 }
 
 /// A virtual LAN card that is wanted.
@@ -66,6 +68,7 @@ pub(super) async fn run(start: Start<'_>, mut observer: impl Observe) -> anyhow:
         name: start.name,
         socket,
         plug,
+        secure_nat: start.secure_nat,
         asked,
         stop,
     };

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use crate::gateway::subnet::Subnet;
 use crate::identity::{Identity, PeerId};
-use crate::wire::control::Credential;
+use crate::wire::control::{Credential, Network};
 use crate::wire::ethernet::MacAddr;
 
 /// What a node is told at its start.
@@ -75,6 +75,14 @@ pub enum Command {
         peer: PeerId,
         /// Chosen by the caller, given back.
         id: u64,
+    },
+    /// (Hub) whether frames for the virtual host's NAT go to the driver, by [`super::Node::poll_nat_frame`]; and what members
+    /// are told of the network behind it.
+    Nat {
+        /// Whether the NAT runs.
+        on: bool,
+        /// Routes, resolvers, domain.
+        network: Network,
     },
     /// Admit members with this token from now on.
     AddToken([u8; 16]),

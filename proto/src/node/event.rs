@@ -60,6 +60,17 @@ pub enum Event {
         /// MTU for the virtual LAN card.
         mtu: u16,
     },
+    /// (Member) what the hub's network has beside members; each replaces the one before.
+    Network {
+        /// Networks to be reached through the gateway.
+        routes: Vec<(IpAddr, u8)>,
+        /// Networks behind the hub that this machine is in itself: not to be routed.
+        own: Vec<(IpAddr, u8)>,
+        /// Resolvers.
+        dns: Vec<IpAddr>,
+        /// The domain of names there.
+        domain: String,
+    },
     /// (Member) the hub does not let us in; not tried again.
     Refused(Refusal),
     /// (Hub) a member joined.

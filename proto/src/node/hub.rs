@@ -7,6 +7,7 @@ use std::time::Instant;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 
+use super::nat::NatSide;
 use super::status::MacStatus;
 use super::{Event, HubConfig, Node, Side};
 use crate::auth::Admission;
@@ -15,11 +16,11 @@ use crate::gateway::subnet::Subnet;
 use crate::gateway::{Gateway, mac_from_seed};
 use crate::identity::PeerId;
 use crate::switch::{self, Forwarding, PortId, Row, Switch};
-use crate::wire::control::{Join, Refusal, Welcome};
+use crate::wire::control::{FEATURE_NETWORK, Join, Refusal, Welcome};
 use crate::wire::ethernet;
 
 /// The gateway's port on the switch; links have their index's.
-const GATEWAY: PortId = PortId(0);
+pub(super) const GATEWAY: PortId = PortId(0);
 /// MTU of the virtual network in bytes of IP packet: an ordinary Ethernet's.
 const MTU: u16 = 1500;
 
@@ -28,16 +29,19 @@ pub(super) struct Hub {
     name: String,
     subnet: Subnet,
     switch: Switch,
-    gateway: Gateway,
+    pub(super) gateway: Gateway,
+    pub(super) nat: NatSide,
     pool: Pool,
     admission: Admission,
     /// The members that are here, by their links' indices.
-    seats: BTreeMap<u32, Seat>,
+    pub(super) seats: BTreeMap<u32, Seat>,
 }
 
 /// A member that is let in.
-struct Seat {
+pub(super) struct Seat {
     peer: PeerId,
+    /// It understands what else the network has.
+    pub(super) hears_network: bool,
     host_name: String,
     heard: bool,
 }
@@ -56,6 +60,7 @@ impl Hub {
             subnet: config.subnet,
             switch,
             gateway: Gateway::new(mac_from_seed(&id.0), config.subnet, MTU),
+            nat: NatSide::default(),
             pool: Pool::new(config.subnet),
             admission,
             seats: BTreeMap::new(),
@@ -98,6 +103,7 @@ impl Hub {
             .collect();
         let seat = Seat {
             peer,
+            hears_network: join.features & FEATURE_NETWORK != 0,
             host_name,
             heard: false,
         };
@@ -157,7 +163,7 @@ impl Hub {
     }
 
     /// The ports that a frame goes to. No member can take the virtual host's place.
-    fn forward(&mut self, from: PortId, frame: &[u8], now: Instant) -> Vec<PortId> {
+    pub(super) fn forward(&mut self, from: PortId, frame: &[u8], now: Instant) -> Vec<PortId> {
         let source = ethernet::addresses(frame).map(|(_, source)| source);
         if from != GATEWAY && source == Some(self.gateway.mac()) {
             return Vec::new();
@@ -186,6 +192,9 @@ impl Node {
             Ok(welcome) => {
                 let address = welcome.address.map(|(address, _)| address);
                 link.welcome(welcome, now);
+                if let Some(network) = hub.network_for(index) {
+                    link.tell_network(network, now);
+                }
                 self.events.push_back(Event::MemberJoined {
                     peer,
                     host_name: hub.host_name(index),
@@ -237,7 +246,7 @@ impl Node {
         };
         let ports = hub.forward(from, frame, now);
         if ports.contains(&GATEWAY) {
-            hub.gateway.handle_frame(frame, now);
+            hub.give_gateway(frame, now);
         }
         for port in ports.into_iter().filter(|port| *port != GATEWAY) {
             self.send_frame(port.0, frame, now);
