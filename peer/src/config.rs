@@ -4,4 +4,5 @@
 
 pub mod address;
 pub mod hub;
+pub mod leases;
 pub mod state;

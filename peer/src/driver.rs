@@ -163,6 +163,7 @@ impl<O: Observe> Driver<O> {
             self.drain().await;
             if let End::Stopped(problem) = &mut self.end {
                 let problem = problem.take();
+                self.end_secure_nat();
                 if let Some(Plug { card, routes, .. }) = self.parts.plug {
                     card.close(&routes).await;
                 }
@@ -203,7 +204,13 @@ impl<O: Observe> Driver<O> {
             End::Stopping(by, _) => Some(*by),
             End::Running | End::Stopped(_) => None,
         };
-        let timers = [self.node.poll_timeout(), self.first_answer_by, stop_by];
+        let leases = self.secure_nat.as_ref().and_then(SecureNat::next_timer);
+        let timers = [
+            self.node.poll_timeout(),
+            self.first_answer_by,
+            stop_by,
+            leases,
+        ];
         timers.into_iter().flatten().min()
     }
 
@@ -253,6 +260,7 @@ impl<O: Observe> Driver<O> {
             Request::Status => Ok(self.report()),
             Request::Ping { peer } => return self.begin_ping(peer.as_deref(), answer),
             Request::AddToken { token } => self.add_token(token),
+            Request::VirtualHost { ask } => return self.ask_virtual_host(ask, answer),
         };
         let value = result.unwrap_or_else(|problem| json!({ "error": problem }));
         // Who asked may have gone.
@@ -338,6 +346,7 @@ impl<O: Observe> Driver<O> {
             let fatal = false;
             self.say(&Saying::Node(&Event::RendezvousFailed { reason, fatal }));
         }
+        self.keep_leases_if_due(now);
         if matches!(self.end, End::Stopping(by, _) if by <= now) {
             self.give_up();
         }
@@ -418,6 +427,7 @@ impl<O: Observe> Driver<O> {
             Event::PingLost { peer, id } => {
                 self.end_ping(id, json!({ "peer": peer, "lost": true }));
             }
+            Event::LeasesChanged => self.leases_changed(),
             Event::Stopped => self.give_up(),
             Event::PeerAbsent { .. }
             | Event::LinkUp { .. }
@@ -425,7 +435,8 @@ impl<O: Observe> Driver<O> {
             | Event::LinkDown { .. }
             | Event::MemberJoined { .. }
             | Event::MemberRefused { .. }
-            | Event::FirstFrame { .. } => {}
+            | Event::FirstFrame { .. }
+            | Event::Dhcp(_) => {}
         }
     }
 

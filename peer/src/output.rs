@@ -257,8 +257,9 @@ fn node_object(event: &Event) -> Option<(&'static str, Value)> {
             "joined",
             json!({ "hub_name": hub_name, "address": address.map(with_prefix), "gateway": gateway, "mtu": mtu }),
         ),
+        Event::Dhcp(event) => return nat::object(event),
         // The driver says what has become of it.
-        Event::Network { .. } => return None,
+        Event::Network { .. } | Event::LeasesChanged => return None,
         Event::Refused(refusal) => ("refused", json!({ "reason": refusal_code(*refusal) })),
         Event::MemberJoined {
             peer,
@@ -348,7 +349,11 @@ fn node_text(event: &Event) -> Option<String> {
             format!("refused {}: {why}", peer.short())
         }
         Event::Stopped => "stopped".to_owned(),
-        Event::Pong { .. } | Event::PingLost { .. } | Event::Network { .. } => return None,
+        Event::Dhcp(event) => return nat::text(event),
+        Event::Pong { .. }
+        | Event::PingLost { .. }
+        | Event::Network { .. }
+        | Event::LeasesChanged => return None,
     })
 }
 

@@ -122,6 +122,15 @@ impl Gateway {
         }
     }
 
+    /// Something beside it, such as the DHCP server, has a frame for the switch.
+    pub fn add_frame(&mut self, frame: Vec<u8>) {
+        if self.queue.len() < MAX_QUEUE {
+            self.queue.push_back(frame);
+        } else {
+            self.counters.dropped_queue += 1;
+        }
+    }
+
     /// The next frame for the switch, if any.
     pub fn poll_frame(&mut self) -> Option<Vec<u8>> {
         self.queue.pop_front()

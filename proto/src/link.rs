@@ -270,10 +270,14 @@ impl Link {
     }
 
     /// (Hub) lets the peer in, and takes up the candidates that it sent.
-    pub fn welcome(&mut self, welcome: Welcome, now: Instant) {
+    pub fn welcome(&mut self, welcome: Welcome, network: Option<Network>, now: Instant) {
         self.admitted = true;
         self.refuse_network(&welcome);
         self.send_control(&Control::Welcome(welcome));
+        // Before any candidates: none of them may lead through what it says.
+        if let Some(network) = network {
+            self.send_control(&Control::Network(network));
+        }
         if let Some(candidates) = self.early.take() {
             self.handle_candidates(&candidates, now);
         }

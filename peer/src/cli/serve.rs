@@ -90,6 +90,8 @@ pub(super) fn run(flags: Flags, state: &State, started: Instant) -> anyhow::Resu
         file,
         shown: None,
     };
+    let mut wanted = flags.nat.wanted(flags.address);
+    wanted.leases = Some(state.file(&format!("{name}.leases.toml")));
     let start = Start {
         state,
         name,
@@ -97,7 +99,7 @@ pub(super) fn run(flags: Flags, state: &State, started: Instant) -> anyhow::Resu
         role,
         rendezvous: vec![(rendezvous, expected)],
         port: flags.port,
-        secure_nat: Some(flags.nat.wanted(flags.address)),
+        secure_nat: Some(wanted),
         wish: None,
     };
     super::block_on(start::run(start, host))?;

@@ -1,8 +1,13 @@
 //! What the loop does with SecureNAT's word: at a hub its frames and events, at a member its routes.
 
 use std::net::IpAddr;
+use std::time::Instant;
+
+use serde_json::{Value, json};
+use tokio::sync::oneshot;
 
 use super::{Driver, Observe};
+use crate::admin::VirtualHost;
 use crate::output::{NetworkState, Saying};
 
 /// Routes on the card.
@@ -21,6 +26,67 @@ impl<O: Observe> Driver<O> {
         {
             self.begin_to_end(Some(error.context("SecureNAT cannot start")));
         }
+    }
+
+    /// The DHCP server has given out or taken back an address: it is kept in a moment, together with those that follow.
+    pub(super) fn leases_changed(&mut self) {
+        if let Some(secure_nat) = &mut self.secure_nat {
+            secure_nat.keep_soon(Instant::now());
+        }
+    }
+
+    pub(super) fn keep_leases_if_due(&mut self, now: Instant) {
+        let kept = self
+            .secure_nat
+            .as_mut()
+            .map(|secure_nat| secure_nat.keep_if_due(&self.node, now));
+        if let Some(Err(error)) = kept {
+            let text = format!("leases are not kept: {error}");
+            self.say(&Saying::Note(&text));
+        }
+    }
+
+    /// The loop ends: connections are closed, leases kept.
+    pub(super) fn end_secure_nat(&mut self) {
+        if let Some(mut secure_nat) = self.secure_nat.take()
+            && secure_nat.next_timer().is_some()
+            && let Err(error) = secure_nat.keep(&self.node, Instant::now())
+        {
+            tracing::error!(%error, "leases are not kept");
+        }
+    }
+
+    /// Another process asks about the virtual host.
+    pub(super) fn ask_virtual_host(&mut self, ask: VirtualHost, answer: oneshot::Sender<Value>) {
+        let Some(secure_nat) = self
+            .secure_nat
+            .as_mut()
+            .filter(|_| self.node.gateway_mac().is_some())
+        else {
+            let _ =
+                answer.send(json!({ "error": "this is a member; only a hub has a virtual host" }));
+            return;
+        };
+        if let (VirtualHost::NatTable | VirtualHost::Status, Some(outside)) =
+            (&ask, secure_nat.outside())
+        {
+            let table = outside.table();
+            let status = secure_nat.status(&self.node);
+            let whole = ask == VirtualHost::NatTable;
+            tokio::spawn(async move {
+                let value = match table.await {
+                    Ok(table) if whole => json!(table),
+                    Ok(table) => with(status, "nat_counters", json!(table.counters)),
+                    Err(_) => json!({ "error": "the NAT is just ending" }),
+                };
+                // Who asked may have gone.
+                let _ = answer.send(value);
+            });
+            return;
+        }
+        let done = secure_nat.ask(ask, &mut self.node);
+        let value = done.unwrap_or_else(|problem| json!({ "error": format!("{problem:#}") }));
+        let _ = answer.send(value);
     }
 
     /// The NAT's thread has something.
@@ -67,4 +133,9 @@ impl<O: Observe> Driver<O> {
         };
         self.say(&Saying::Network(&state));
     }
+}
+
+fn with(mut object: Value, name: &str, value: Value) -> Value {
+    object[name] = value;
+    object
 }

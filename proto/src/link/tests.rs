@@ -100,7 +100,7 @@ fn an_established_link_with_nothing_to_say_stays() {
         mtu: 1500,
         features: 0,
     };
-    pair.links[1].welcome(welcome, pair.now);
+    pair.links[1].welcome(welcome, None, pair.now);
     pair.run_for(4 * SILENCE);
     assert_eq!(
         (closed(&pair.events(0)), closed(&pair.events(1))),

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use crate::gateway::subnet::Subnet;
+use crate::gateway::{DhcpSettings, KeptLease};
 use crate::identity::{Identity, PeerId};
 use crate::wire::control::{Credential, Network};
 use crate::wire::ethernet::MacAddr;
@@ -84,6 +85,10 @@ pub enum Command {
         /// Routes, resolvers, domain.
         network: Network,
     },
+    /// (Hub) runs the virtual DHCP server with these settings, or no more.
+    Dhcp(Option<DhcpSettings>),
+    /// (Hub) leases of an earlier run; before any member or client comes.
+    RestoreLeases(Vec<KeptLease>),
     /// Admit members with this token from now on.
     AddToken([u8; 16]),
     /// Ends every link with a goodbye and the registration; [`super::Event::Stopped`] follows.

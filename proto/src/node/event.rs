@@ -3,6 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use crate::gateway::NatEvent;
 use crate::identity::PeerId;
 use crate::wire::control::Refusal;
 
@@ -96,6 +97,10 @@ pub enum Event {
         /// Why.
         refusal: Refusal,
     },
+    /// (Hub) something happened at the virtual DHCP server.
+    Dhcp(NatEvent),
+    /// (Hub) leases have changed: [`super::Node::kept_leases`] are to be kept.
+    LeasesChanged,
     /// Answer to [`super::Command::Ping`].
     Pong {
         /// The other side.

@@ -13,11 +13,11 @@ use super::{Event, HubConfig, Node, Side};
 use crate::auth::Admission;
 use crate::gateway::pool::Pool;
 use crate::gateway::subnet::Subnet;
-use crate::gateway::{Gateway, mac_from_seed};
+use crate::gateway::{Dhcp, Gateway, mac_from_seed};
 use crate::identity::PeerId;
 use crate::switch::{self, Forwarding, PortId, Row, Switch};
 use crate::wire::control::{FEATURE_NETWORK, Join, Refusal, Welcome};
-use crate::wire::ethernet;
+use crate::wire::ethernet::{self, MacAddr};
 
 /// The gateway's port on the switch; links have their index's.
 pub(super) const GATEWAY: PortId = PortId(0);
@@ -27,11 +27,12 @@ const MTU: u16 = 1500;
 /// A hosted hub.
 pub(super) struct Hub {
     name: String,
-    subnet: Subnet,
+    pub(super) subnet: Subnet,
     switch: Switch,
     pub(super) gateway: Gateway,
     pub(super) nat: NatSide,
-    pool: Pool,
+    pub(super) dhcp: Option<Dhcp>,
+    pub(super) pool: Pool,
     admission: Admission,
     /// The members that are here, by their links' indices.
     pub(super) seats: BTreeMap<u32, Seat>,
@@ -39,7 +40,8 @@ pub(super) struct Hub {
 
 /// A member that is let in.
 pub(super) struct Seat {
-    peer: PeerId,
+    pub(super) peer: PeerId,
+    pub(super) mac: MacAddr,
     /// It understands what else the network has.
     pub(super) hears_network: bool,
     host_name: String,
@@ -61,6 +63,7 @@ impl Hub {
             switch,
             gateway: Gateway::new(mac_from_seed(&id.0), config.subnet, MTU),
             nat: NatSide::default(),
+            dhcp: None,
             pool: Pool::new(config.subnet),
             admission,
             seats: BTreeMap::new(),
@@ -93,7 +96,7 @@ impl Hub {
         now: Instant,
     ) -> Result<Welcome, Refusal> {
         self.admission.admit(peer, &join.credential, now)?;
-        let address = self.address_for(peer).ok_or(Refusal::NoAddress)?;
+        let address = self.address_for(peer, now).ok_or(Refusal::NoAddress)?;
         self.switch.add_port(PortId(index), now);
         let host_name = join
             .host_name
@@ -103,6 +106,7 @@ impl Hub {
             .collect();
         let seat = Seat {
             peer,
+            mac: join.mac,
             hears_network: join.features & FEATURE_NETWORK != 0,
             host_name,
             heard: false,
@@ -118,12 +122,15 @@ impl Hub {
     }
 
     /// A member keeps its address while it is away, until somebody else needs one and there is no other.
-    fn address_for(&mut self, peer: PeerId) -> Option<Ipv4Addr> {
+    fn address_for(&mut self, peer: PeerId, now: Instant) -> Option<Ipv4Addr> {
         if let Some(address) = self.pool.assign(peer) {
             return Some(address);
         }
         let here: BTreeSet<PeerId> = self.seats.values().map(|seat| seat.peer).collect();
-        let (_, away) = self.pool.iter().find(|(_, peer)| !here.contains(peer))?;
+        let (_, away) = self
+            .pool
+            .iter()
+            .find(|(_, peer)| !here.contains(peer) && !self.has_lease(peer, now))?;
         self.pool.release(away);
         self.pool.assign(peer)
     }
@@ -143,10 +150,17 @@ impl Hub {
 
     pub(super) fn handle_timeout(&mut self, now: Instant) {
         self.switch.handle_timeout(now);
+        if let Some(dhcp) = &mut self.dhcp {
+            dhcp.handle_timeout(&mut self.pool, now);
+        }
     }
 
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
-        self.switch.poll_timeout()
+        let dhcp = self.dhcp.as_ref().and_then(Dhcp::poll_timeout);
+        [self.switch.poll_timeout(), dhcp]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     pub(super) fn table(&self, now: Instant) -> Vec<MacStatus> {
@@ -191,10 +205,7 @@ impl Node {
         match hub.admit(index, peer, join, now) {
             Ok(welcome) => {
                 let address = welcome.address.map(|(address, _)| address);
-                link.welcome(welcome, now);
-                if let Some(network) = hub.network_for(index) {
-                    link.tell_network(network, now);
-                }
+                link.welcome(welcome, hub.network_for(index), now);
                 self.events.push_back(Event::MemberJoined {
                     peer,
                     host_name: hub.host_name(index),
@@ -260,7 +271,7 @@ impl Node {
                 return;
             };
             let Some(frame) = hub.gateway.poll_frame() else {
-                return;
+                return self.settle_dhcp();
             };
             let ports = hub.forward(GATEWAY, &frame, now);
             for port in ports {

@@ -8,7 +8,8 @@ use std::time::Instant;
 
 use super::hub::{GATEWAY, Hub};
 use super::{Event, Node, Side};
-use crate::gateway::{ForNat, is_for_nat};
+use crate::gateway::{Dhcp, DhcpSettings, ForNat, KeptLease, is_for_nat};
+use crate::identity::PeerId;
 use crate::wire::control::{MAX_RESOLVERS, MAX_ROUTES, Network};
 use crate::wire::ethernet::MacAddr;
 
@@ -42,9 +43,32 @@ impl Hub {
         if whose != ForNat::No {
             self.nat.push(frame);
         }
-        if whose != ForNat::Only {
+        if whose != ForNat::Only && !self.answer_dhcp(frame, now) {
             self.gateway.handle_frame(frame, now);
         }
+    }
+
+    /// Whether the frame was the DHCP server's.
+    fn answer_dhcp(&mut self, frame: &[u8], now: Instant) -> bool {
+        let Some(dhcp) = self.dhcp.as_mut().filter(|_| Dhcp::is_question(frame)) else {
+            return false;
+        };
+        let seats = &self.seats;
+        let member_of = |mac| {
+            let mut members = seats.values();
+            members.find(|seat| seat.mac == mac).map(|seat| seat.peer)
+        };
+        if let Some(answer) = dhcp.handle_frame(frame, &mut self.pool, member_of, now) {
+            self.gateway.add_frame(answer);
+        }
+        true
+    }
+
+    /// Whether a station has its address by DHCP now.
+    pub(super) fn has_lease(&self, client: &PeerId, now: Instant) -> bool {
+        self.dhcp
+            .as_ref()
+            .is_some_and(|dhcp| dhcp.has_lease(client, now))
     }
 }
 
@@ -84,6 +108,61 @@ impl Node {
         let ports = hub.forward(GATEWAY, frame, now);
         for port in ports {
             self.send_frame(port.0, frame, now);
+        }
+    }
+
+    /// (Hub) leases to be kept over a restart.
+    #[must_use]
+    pub fn kept_leases(&self, now: Instant) -> Vec<KeptLease> {
+        self.dhcp().map_or_else(Vec::new, |dhcp| dhcp.kept(now))
+    }
+
+    /// (Hub) the virtual DHCP server, while it runs: for its tables.
+    #[must_use]
+    pub fn dhcp(&self) -> Option<&Dhcp> {
+        match &self.side {
+            Side::Hub(hub) => hub.dhcp.as_ref(),
+            Side::Member(_) => None,
+        }
+    }
+
+    /// What the DHCP server has to tell, after any frame or timer.
+    pub(super) fn settle_dhcp(&mut self) {
+        let Side::Hub(hub) = &mut self.side else {
+            return;
+        };
+        let Some(dhcp) = &mut hub.dhcp else {
+            return;
+        };
+        self.events
+            .extend(std::iter::from_fn(|| dhcp.poll_event()).map(Event::Dhcp));
+        if dhcp.take_changed() {
+            self.events.push_back(Event::LeasesChanged);
+        }
+    }
+
+    pub(super) fn set_dhcp(&mut self, settings: Option<DhcpSettings>) {
+        let Side::Hub(hub) = &mut self.side else {
+            return;
+        };
+        let Some(settings) = settings else {
+            hub.dhcp = None;
+            return;
+        };
+        if let Err(error) = hub.pool.set_range(settings.first, settings.last) {
+            tracing::warn!(%error, "the range of addresses stays as it is");
+        }
+        match &mut hub.dhcp {
+            Some(dhcp) => dhcp.set(settings),
+            None => hub.dhcp = Some(Dhcp::new(settings, hub.subnet, hub.gateway.mac())),
+        }
+    }
+
+    pub(super) fn restore_leases(&mut self, leases: Vec<KeptLease>, now: Instant) {
+        if let Side::Hub(hub) = &mut self.side
+            && let Some(dhcp) = &mut hub.dhcp
+        {
+            dhcp.restore(leases, &mut hub.pool, now);
         }
     }
 
