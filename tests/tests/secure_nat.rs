@@ -238,3 +238,203 @@ fn curl_reads_a_page() {
         assert_eq!(String::from_utf8_lossy(&output.stdout), "office");
     });
 }
+
+/// What `kuguri` on a machine answers.
+fn asks(scene: &Scene, machine: &str, arguments: &[&str]) -> serde_json::Value {
+    let ended = scene.call(machine, arguments);
+    assert!(ended.status.success(), "{ended:?}");
+    serde_json::from_str(&ended.out.join("\n")).expect("JSON")
+}
+
+#[test]
+fn it_is_off_by_default_and_goes_on_and_off_while_the_hub_runs() {
+    claim(|world| {
+        let scene = scene(world);
+        let rendezvous = scene.rendezvous();
+        let (_hub, invite) = scene.hub("office", "192.168.30.1/24");
+        let mut home = scene.member(HOME, &invite);
+        let server = echo_server(&scene);
+        let status = asks(&scene, OFFICE, &["secure-nat", "status", "--json"]);
+        assert_eq!(
+            (&status["nat"], &status["dhcp"]),
+            (&false.into(), &false.into())
+        );
+        assert!(
+            !home.process.has_said("network"),
+            "nothing is told of the LAN"
+        );
+        asks(&scene, OFFICE, &["SecureNatEnable", "--json"]);
+        let network = home.process.event("network");
+        assert_eq!(network["routes"][0], "192.168.1.0/24");
+        let open = call(&scene, server).expect("the server is reached");
+        let table = asks(&scene, OFFICE, &["NATTABLE", "--json"]);
+        assert_eq!(table["sessions"][0]["destination"], server.to_string());
+        home.process.forget();
+        let status = asks(&scene, OFFICE, &["nat", "off", "--json"]);
+        assert_eq!(
+            (&status["nat"], &status["dhcp"]),
+            (&false.into(), &true.into())
+        );
+        // Nobody is led to a gateway that does not lead on (E16).
+        assert_eq!(
+            (&status["gateway"], &status["routes"]),
+            (&serde_json::Value::Null, &serde_json::json!([]))
+        );
+        home.process.event("network");
+        let mut rest = Vec::new();
+        let ended = (&open).read_to_end(&mut rest);
+        assert!(ended.is_err() || rest.is_empty(), "its connection is over");
+        drop(rendezvous);
+    });
+}
+
+/// A client of the distribution's on the office's switch, by a card of its own that a member bridges nothing to: it asks on the
+/// member's card itself.
+fn leased(scene: &Scene, client: &str, arguments: &[&str]) -> Option<String> {
+    if Command::new("which")
+        .arg(client)
+        .stdout(Stdio::null())
+        .status()
+        .is_ok_and(|found| !found.success())
+    {
+        return None;
+    }
+    let mut command = Command::new(client);
+    command
+        .args(arguments)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let output = scene
+        .lab
+        .spawn(HOME, &mut command)
+        .expect("starts")
+        .wait_with_output()
+        .expect("ends");
+    Some(format!(
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    ))
+}
+
+#[test]
+fn udhcpc_gets_the_same_address_as_its_member() {
+    claim(|world| {
+        let scene = scene(world);
+        let mut office = Office::open(&scene, &[]);
+        let arguments = [
+            "-i",
+            "kuguri0",
+            "-n",
+            "-q",
+            "-f",
+            "-s",
+            "/bin/true",
+            "-x",
+            "hostname:laptop",
+        ];
+        let Some(said) = leased(&scene, "udhcpc", &arguments) else {
+            return;
+        };
+        assert!(
+            said.contains(&format!("lease of {} obtained", office.home.address)),
+            "{said}"
+        );
+        let created = office
+            .hub
+            .hear("the lease", |event| event["nat"] == "dhcp-created");
+        assert_eq!(created["address"], office.home.address.to_string());
+        let table = asks(&scene, OFFICE, &["dhcp", "table", "--json"]);
+        let row = &table["leases"][0];
+        assert_eq!(
+            (&row["address"], &row["host_name"]),
+            (&created["address"], &"laptop".into())
+        );
+        // Another station behind the same member is somebody else.
+        let other = [
+            "-i",
+            "kuguri0",
+            "-n",
+            "-q",
+            "-f",
+            "-s",
+            "/bin/true",
+            "-x",
+            "0x3d:00616263",
+        ];
+        let said = leased(&scene, "udhcpc", &other).expect("it was there");
+        assert!(said.contains("obtained"), "{said}");
+    });
+}
+
+#[test]
+fn names_are_asked_at_the_hosts_resolver() {
+    claim(|world| {
+        let scene = scene(world);
+        let resolver = scene.lab.run_in(DESK, || UdpSocket::bind((SERVER, 53)));
+        let resolver = resolver.expect("inside").expect("the address is there");
+        thread::spawn(move || {
+            let mut buffer = [0; 512];
+            while let Ok((length, from)) = resolver.recv_from(&mut buffer) {
+                buffer[2] |= 0x80;
+                let _ = resolver.send_to(&buffer[..length], from);
+            }
+        });
+        let office = Office::open(&scene, &["--resolver", "192.168.1.20"]);
+        let socket = scene
+            .lab
+            .run_in(HOME, move || UdpSocket::bind((office.home.address, 0)));
+        let socket = socket.expect("inside").expect("the address is there");
+        socket.set_read_timeout(Some(PATIENCE)).expect("not zero");
+        let question = b"\x12\x34\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\x06office\x07example\x00\x00\x01\x00\x01";
+        socket.send_to(question, (GATEWAY, 53)).expect("sends");
+        let mut buffer = [0; 512];
+        let (length, from) = socket.recv_from(&mut buffer).expect("an answer");
+        assert_eq!(from, SocketAddr::from((GATEWAY, 53)));
+        assert_eq!((&buffer[..2], buffer[2]), (&question[..2], 0x81));
+        assert_eq!(buffer[3..length], question[3..]);
+    });
+}
+
+#[test]
+fn a_published_port_leads_to_a_member() {
+    claim(|world| {
+        let scene = scene(world);
+        let rendezvous = scene.rendezvous();
+        let (mut hub, invite) = scene.hub("office", "192.168.30.1/24");
+        let home = scene.member(HOME, &invite);
+        let mapping = format!("tcp:8080:{}:80", home.address);
+        asks(&scene, OFFICE, &["secure-nat", "on", "--json"]);
+        asks(
+            &scene,
+            OFFICE,
+            &["nat", "set", "--publish", &mapping, "--json"],
+        );
+        let address = home.address;
+        let listener = scene
+            .lab
+            .run_in(HOME, move || TcpListener::bind((address, 80)));
+        let listener = listener.expect("inside").expect("the address is there");
+        let serving = thread::spawn(move || {
+            let (mut stream, from) = listener.accept().expect("somebody calls");
+            stream.write_all(b"hello from home").expect("it takes it");
+            from
+        });
+        let to = SocketAddr::from(([192, 168, 1, 10], 8080));
+        let mut stream = scene
+            .lab
+            .run_in(DESK, move || TcpStream::connect_timeout(&to, PATIENCE))
+            .expect("inside")
+            .expect("the port is open");
+        let mut text = String::new();
+        stream.read_to_string(&mut text).expect("it says something");
+        assert_eq!(text, "hello from home");
+        assert_eq!(
+            serving.join().expect("served").ip(),
+            GATEWAY,
+            "the virtual host calls"
+        );
+        hub.hear("its end", |event| event["nat"] == "tcp-deleted");
+        drop(rendezvous);
+    });
+}
