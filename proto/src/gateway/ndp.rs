@@ -274,10 +274,10 @@ mod tests {
             &message,
             &ChecksumCapabilities::default(),
         );
-        match repr.expect("right") {
-            Icmpv6Repr::Ndisc(repr) => read(repr),
-            other => panic!("{other:?}"),
-        }
+        let Icmpv6Repr::Ndisc(repr) = repr.expect("right") else {
+            panic!("no neighbour discovery")
+        };
+        read(repr)
     }
 
     #[test]
@@ -299,22 +299,21 @@ mod tests {
                 .expect("right")
                 .expect("an answer");
             assert_eq!(answer[..6], STATION.0);
-            heard(&answer, |repr| match repr {
-                NdiscRepr::NeighborAdvert {
+            heard(&answer, |repr| {
+                let NdiscRepr::NeighborAdvert {
                     flags,
                     target_addr,
                     lladdr,
-                } => {
-                    assert_eq!(target_addr, target);
-                    assert!(
-                        flags.contains(NdiscNeighborFlags::SOLICITED | NdiscNeighborFlags::ROUTER)
-                    );
-                    assert_eq!(
-                        lladdr,
-                        Some(RawHardwareAddress::from(EthernetAddress(ndp.mac.0)))
-                    );
-                }
-                other => panic!("{other:?}"),
+                } = repr
+                else {
+                    panic!("{repr:?}")
+                };
+                assert_eq!(target_addr, target);
+                assert!(flags.contains(NdiscNeighborFlags::SOLICITED | NdiscNeighborFlags::ROUTER));
+                assert_eq!(
+                    lladdr,
+                    Some(RawHardwareAddress::from(EthernetAddress(ndp.mac.0)))
+                );
             });
         }
         let other = ask(
@@ -339,22 +338,23 @@ mod tests {
             .expect("right")
             .expect("an answer");
         for frame in [answer, ndp.poll(now).expect("due at once")] {
-            heard(&frame, |repr| match repr {
-                NdiscRepr::RouterAdvert {
+            heard(&frame, |repr| {
+                let NdiscRepr::RouterAdvert {
                     router_lifetime,
                     prefix_info,
                     mtu,
                     ..
-                } => {
-                    assert_eq!((router_lifetime.total_millis(), mtu), (0, Some(1500)));
-                    let prefix = prefix_info.expect("a prefix");
-                    assert_eq!(
-                        (prefix.prefix_len, prefix.prefix.octets()[..8].to_vec()),
-                        (64, ndp.own.octets()[..8].to_vec())
-                    );
-                    assert!(prefix.flags.contains(NdiscPrefixInfoFlags::ADDRCONF));
-                }
-                other => panic!("{other:?}"),
+                } = repr
+                else {
+                    panic!("{repr:?}")
+                };
+                assert_eq!((router_lifetime.total_millis(), mtu), (0, Some(1500)));
+                let prefix = prefix_info.expect("a prefix");
+                assert_eq!(
+                    (prefix.prefix_len, prefix.prefix.octets()[..8].to_vec()),
+                    (64, ndp.own.octets()[..8].to_vec())
+                );
+                assert!(prefix.flags.contains(NdiscPrefixInfoFlags::ADDRCONF));
             });
         }
         assert!(ndp.poll(now).is_none());
