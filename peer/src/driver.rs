@@ -221,7 +221,10 @@ impl<O: Observe> Driver<O> {
             Wake::Timer => {}
             Wake::Asked(asked) => self.take_question(asked),
             Wake::Nat => self.take_nat(),
-            Wake::Addresses => self.tell_addresses(),
+            Wake::Addresses => {
+                self.tell_addresses();
+                self.addresses_changed();
+            }
             Wake::Stop => self.take_stop(),
         }
     }

@@ -33,7 +33,7 @@ pub(super) struct Flags {
     /// Do not let members go to NETWORK[:PORT[-PORT]][/tcp|/udp|/icmp]; --deny comes after every --allow
     #[arg(long, value_name = "RULE", value_parser = |text: &str| Rule::parse(false, text))]
     pub(super) deny: Vec<Rule>,
-    /// Lead a port of this machine to a member: tcp:PORT:ADDRESS:PORT
+    /// Lead a port of this machine to a member: tcp:PORT:ADDRESS:PORT or udp:PORT:ADDRESS:PORT
     #[arg(long, value_name = "MAPPING")]
     pub(super) publish: Vec<Publish>,
     /// Ask these resolvers members' questions, instead of this machine's own

@@ -6,6 +6,7 @@ use std::time::Instant;
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
+use super::secure_nat::SecureNat;
 use super::{Driver, Observe};
 use crate::admin::VirtualHost;
 use crate::output::{NetworkState, Saying};
@@ -87,6 +88,13 @@ impl<O: Observe> Driver<O> {
         let done = secure_nat.ask(ask, &mut self.node);
         let value = done.unwrap_or_else(|problem| json!({ "error": format!("{problem:#}") }));
         let _ = answer.send(value);
+    }
+
+    /// The machine has other addresses: the NAT must know its own (REQUIREMENTS E12), members its networks.
+    pub(super) fn addresses_changed(&mut self) {
+        if self.secure_nat.as_ref().is_some_and(SecureNat::is_outdated) {
+            self.apply_secure_nat();
+        }
     }
 
     /// The NAT's thread has something.

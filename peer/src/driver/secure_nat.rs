@@ -124,6 +124,11 @@ impl SecureNat {
         self.restore(node, now)
     }
 
+    /// Whether the machine's addresses are others than the NAT knows.
+    pub(super) fn is_outdated(&self) -> bool {
+        self.wanted.nat && self.wanted.settings.own_addresses != lan::own_addresses()
+    }
+
     /// Its connections end, and the stations hear of it.
     fn stop(&mut self, node: &mut Node) {
         if let Some(outside) = self.outside.take() {

@@ -90,6 +90,21 @@ impl HostSockets {
         Ok(())
     }
 
+    /// Takes the socket of a published UDP port.
+    pub(super) fn adopt_datagrams(&mut self, id: SocketId, socket: UdpSocket, v6: bool) -> io::Result<()> {
+        socket.set_nonblocking(true)?;
+        kernel::queue_errors(socket.as_fd(), v6)?;
+        self.watch(id, &socket).map_err(io::Error::other)?;
+        let socket = DatagramSocket {
+            socket,
+            v6,
+            ttl: None,
+            no_fragments: None,
+        };
+        self.put(id, Kind::Datagrams(socket));
+        Ok(())
+    }
+
     fn prepare(&self, socket: Socket) -> Result<Stream, Failure> {
         let set = socket.set_nonblocking(true).and_then(|()| {
             socket.set_tcp_nodelay(true)?;

@@ -2,14 +2,14 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use kuguri_proto::gateway::access::Protocol;
 use kuguri_proto::gateway::sockets::SocketId;
-use kuguri_proto::gateway::{Frame, HostError, Nat, NatSettings, Publish, Unreachable};
+use kuguri_proto::gateway::{Frame, HostError, Nat, NatSettings, Unreachable};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg};
@@ -25,7 +25,8 @@ pub(super) struct Turn {
     shared: Arc<Shared>,
     /// Datagram sockets that may have more than was read.
     unread: VecDeque<SocketId>,
-    listeners: Vec<(usize, Publish, TcpListener)>,
+    /// By number among the published ports.
+    listeners: Vec<(usize, TcpListener)>,
     /// Frames that the outbox had no room for.
     frames: Vec<Frame>,
     dropped_inbox: u64,
@@ -176,6 +177,9 @@ impl Turn {
 
     /// Reads what datagram sockets have, a share of each, while the NAT has room for it.
     fn read_datagrams(&mut self, now: Instant) {
+        if self.unread.is_empty() {
+            return;
+        }
         let mut buffer = [0; 65_536];
         for _ in 0..self.unread.len() {
             if !self.nat.has_room() || !self.frames.is_empty() {
@@ -233,11 +237,11 @@ impl Turn {
     }
 
     fn accept(&mut self, at: usize, now: Instant) {
-        let Some((published, ..)) = self.listeners.get(at) else {
+        let Some((published, _)) = self.listeners.get(at) else {
             return;
         };
         let published = *published;
-        while let Some((_, _, listener)) = self.listeners.get(at) {
+        while let Some((_, listener)) = self.listeners.get(at) {
             let (socket, from) = match listener.accept() {
                 Ok(accepted) => accepted,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
@@ -256,31 +260,38 @@ impl Turn {
         }
     }
 
-    /// Opens the published ports; those that stay stay open.
+    /// Opens the published ports.
     fn listen(&mut self) -> io::Result<()> {
         self.listeners.clear();
         let publish = self.nat.settings().publish.clone();
         for (number, publish) in publish.into_iter().enumerate() {
-            if publish.protocol != Protocol::Tcp {
-                continue;
+            let to = SocketAddr::new(super::any(publish.to.ip()).ip(), publish.port);
+            match publish.protocol {
+                Protocol::Tcp => self.listen_at(number, to)?,
+                Protocol::Udp => self.open_door(number, to)?,
+                Protocol::Icmp => {}
             }
-            let any = if publish.to.is_ipv4() {
-                "0.0.0.0"
-            } else {
-                "::"
-            };
-            let listener =
-                TcpListener::bind(format!("{any}:{}", publish.port).replace(":::", "[::]:"))?;
-            listener.set_nonblocking(true)?;
-            let token = Token(LISTENER | self.listeners.len());
-            self.poll.registry().register(
-                &mut SourceFd(&listener.as_raw_fd()),
-                token,
-                Interest::READABLE,
-            )?;
-            self.listeners.push((number, publish, listener));
         }
         Ok(())
+    }
+
+    fn listen_at(&mut self, number: usize, at: SocketAddr) -> io::Result<()> {
+        let listener = TcpListener::bind(at)?;
+        listener.set_nonblocking(true)?;
+        let token = Token(LISTENER | self.listeners.len());
+        let fd = listener.as_raw_fd();
+        let registry = self.poll.registry();
+        registry.register(&mut SourceFd(&fd), token, Interest::READABLE)?;
+        self.listeners.push((number, listener));
+        Ok(())
+    }
+
+    fn open_door(&mut self, number: usize, at: SocketAddr) -> io::Result<()> {
+        let socket = UdpSocket::bind(at)?;
+        match self.nat.handle_published(number, Instant::now()) {
+            Some(id) => self.sockets.adopt_datagrams(id, socket, at.is_ipv6()),
+            None => Ok(()),
+        }
     }
 
     // ---- out
@@ -345,18 +356,17 @@ fn read_error(
     let length = message.bytes;
     let mut found = None;
     for control in message.cmsgs().ok()? {
-        let (v6, error, offender) = match control {
-            ControlMessageOwned::Ipv4RecvErr(error, offender) => {
-                let offender = offender
-                    .map(|from| std::net::IpAddr::V4(u32::from_be(from.sin_addr.s_addr).into()));
-                (false, error, offender)
-            }
-            ControlMessageOwned::Ipv6RecvErr(error, offender) => {
-                let offender =
-                    offender.map(|from| std::net::IpAddr::V6(from.sin6_addr.s6_addr.into()));
-                (true, error, offender)
-            }
-            _ => continue,
+        let (v6, error, offender) = if let ControlMessageOwned::Ipv4RecvErr(error, offender) =
+            control
+        {
+            let offender = offender
+                .map(|from| std::net::IpAddr::V4(u32::from_be(from.sin_addr.s_addr).into()));
+            (false, error, offender)
+        } else if let ControlMessageOwned::Ipv6RecvErr(error, offender) = control {
+            let offender = offender.map(|from| std::net::IpAddr::V6(from.sin6_addr.s6_addr.into()));
+            (true, error, offender)
+        } else {
+            continue;
         };
         let mtu = u16::try_from(error.ee_info).unwrap_or(u16::MAX);
         let errno = i32::try_from(error.ee_errno).unwrap_or(0);

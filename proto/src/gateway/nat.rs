@@ -37,6 +37,7 @@ use super::tcp::End;
 use crate::bucket::{Bucket, Rate};
 use crate::wire::ethernet::MacAddr;
 use datagrams::{Mapping, Ping};
+use published::Door;
 use questions::Question;
 use streams::Stream;
 
@@ -57,6 +58,8 @@ pub struct Nat {
     ready: VecDeque<SocketId>,
     /// Connections from outside that wait until the member's MAC address is known.
     parked: Vec<published::Parked>,
+    /// Published UDP ports.
+    doors: Vec<SocketId>,
     shares: BTreeMap<IpAddr, Share>,
     total: Share,
     stations: BTreeMap<IpAddr, MacAddr>,
@@ -88,6 +91,7 @@ enum Thing {
     Mapping(Box<Mapping>),
     Ping(Box<Ping>),
     Question(Box<Question>),
+    Door(Box<Door>),
 }
 
 /// How a packet finds its place.
@@ -101,6 +105,8 @@ enum Key {
     Ping(IpAddr, u16),
     /// The station and the question's number.
     Question(SocketAddr, u16),
+    /// A published UDP port of the host, of IPv4 or not.
+    Door(u16, bool),
 }
 
 /// How much of the bounds is used.
@@ -145,6 +151,7 @@ impl Nat {
             timers: BTreeSet::new(),
             ready: VecDeque::new(),
             parked: Vec::new(),
+            doors: Vec::new(),
             shares: BTreeMap::new(),
             total: Share::default(),
             stations: BTreeMap::new(),
@@ -236,6 +243,9 @@ impl Nat {
     /// Other settings, from now on; what runs goes on as far as they allow.
     pub fn set<S: Sockets>(&mut self, settings: NatSettings, sockets: &mut S, now: Instant) {
         let readdressed = settings.subnet != self.settings.subnet;
+        if settings.publish != self.settings.publish {
+            self.close_doors(sockets);
+        }
         self.settings = settings;
         if readdressed {
             self.close_all(sockets, now);
@@ -649,6 +659,7 @@ impl Nat {
             Some(Thing::Stream(_)) => self.stream_time_out(id, sockets, now),
             Some(Thing::Mapping(_) | Thing::Ping(_)) => self.datagrams_time_out(id, sockets, now),
             Some(Thing::Question(_)) => self.question_time_out(id, sockets, now),
+            Some(Thing::Door(_)) => self.door_time_out(id, now),
             None => {}
         }
     }
@@ -658,6 +669,11 @@ impl Nat {
             Some(Thing::Stream(_)) => self.abort_stream(id, end, sockets, now),
             Some(Thing::Mapping(_) | Thing::Ping(_)) => self.close_datagrams(id, sockets),
             Some(Thing::Question(_)) => self.forget_question(id, sockets),
+            Some(Thing::Door(_)) => {
+                self.doors.retain(|door| *door != id);
+                self.remove(id);
+                sockets.close(id, false);
+            }
             None => {}
         }
     }
@@ -668,7 +684,7 @@ impl Nat {
         let forbidden = |place: &Place| match &place.thing {
             Thing::Stream(stream) => !stream.is_allowed(rules),
             // Every datagram is looked at anyway.
-            Thing::Mapping(_) | Thing::Ping(_) | Thing::Question(_) => false,
+            Thing::Mapping(_) | Thing::Ping(_) | Thing::Question(_) | Thing::Door(_) => false,
         };
         let shut: Vec<SocketId> = self
             .places
@@ -692,7 +708,7 @@ impl Place {
             Thing::Stream(stream) => Some(stream.row(self.session, now)),
             Thing::Mapping(mapping) => Some(mapping.row(self.session, now)),
             Thing::Ping(ping) => Some(ping.row(self.session, now)),
-            Thing::Question(_) => None,
+            Thing::Question(_) | Thing::Door(_) => None,
         }
     }
 }

@@ -311,6 +311,7 @@ impl Nat {
                 reply.send(&mut self.out, mac, from.ip(), station);
             }
             Some(Thing::Question(_)) => self.take_answer(id, from, bytes, sockets),
+            Some(Thing::Door(_)) => self.take_guest(id, from, bytes, now),
             Some(Thing::Stream(_)) | None => {}
         }
     }
@@ -383,7 +384,7 @@ impl Nat {
                     now,
                 );
             }
-            Some(Thing::Stream(_) | Thing::Question(_)) | None => {}
+            Some(Thing::Stream(_) | Thing::Question(_) | Thing::Door(_)) | None => {}
         }
     }
 
@@ -396,7 +397,7 @@ impl Nat {
         let until = match self.places.get(id).map(|place| &place.thing) {
             Some(Thing::Mapping(mapping)) => mapping.active + self.settings.udp_idle,
             Some(Thing::Ping(ping)) => ping.active + PING_IDLE,
-            Some(Thing::Stream(_) | Thing::Question(_)) | None => return,
+            Some(Thing::Stream(_) | Thing::Question(_) | Thing::Door(_)) | None => return,
         };
         if until <= now {
             self.close_datagrams(id, sockets);
@@ -421,7 +422,7 @@ impl Nat {
                 });
             }
             Thing::Ping(ping) => self.give_share(ping.station, |share| &mut share.pings),
-            Thing::Stream(_) | Thing::Question(_) => {}
+            Thing::Stream(_) | Thing::Question(_) | Thing::Door(_) => {}
         }
     }
 }

@@ -1,17 +1,20 @@
-//! Ports of the host that lead to members: connections from the host's network, called on to the member.
+//! Ports of the host that lead to members: connections and datagrams from the host's network, passed on to the member.
 //!
 //! The member sees the virtual host as the other side, so that its answers find back whatever routes it has.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
+use rand::RngExt;
+use rand::rngs::StdRng;
 use smoltcp::wire::{ArpOperation, ArpPacket, ArpRepr, EthernetAddress};
 
-use super::{Key, Nat};
+use super::{Key, Nat, Thing};
 use crate::gateway::access::Protocol;
 use crate::gateway::event::NatEvent;
 use crate::gateway::packet;
-use crate::gateway::sockets::{SocketId, Sockets};
+use crate::gateway::sockets::{Sending, SocketId, Sockets};
 use crate::gateway::tcp::{End, Ends};
 use crate::wire::ethernet::MacAddr;
 
@@ -27,6 +30,41 @@ pub(super) struct Parked {
 impl Parked {
     pub(super) const fn next(&self) -> Instant {
         self.again
+    }
+}
+
+/// A UDP port of the host that leads to a member, and who has written to it.
+#[derive(Debug)]
+pub(super) struct Door {
+    member: SocketAddr,
+    /// By the port of the virtual host that stands for each.
+    guests: BTreeMap<u16, Guest>,
+    ports: BTreeMap<SocketAddr, u16>,
+}
+
+#[derive(Debug)]
+struct Guest {
+    host: SocketAddr,
+    active: Instant,
+}
+
+impl Door {
+    /// The port that stands for a host: the one that it has, or a free one.
+    fn port_of(&mut self, host: SocketAddr, rng: &mut StdRng, now: Instant) -> Option<u16> {
+        if let Some(&port) = self.ports.get(&host) {
+            if let Some(guest) = self.guests.get_mut(&port) {
+                guest.active = now;
+            }
+            return Some(port);
+        }
+        if self.guests.len() >= MAX_GUESTS {
+            return None;
+        }
+        let mut tries = (0..PORT_TRIES).map(|_| rng.random_range(super::FIRST_PORT..=u16::MAX));
+        let port = tries.find(|port| !self.guests.contains_key(port))?;
+        self.guests.insert(port, Guest { host, active: now });
+        self.ports.insert(host, port);
+        Some(port)
     }
 }
 
@@ -62,17 +100,89 @@ impl Nat {
         Some(id)
     }
 
-    /// What a station sends to a port of the virtual host that stands for a host outside.
-    #[allow(clippy::unused_self, reason = "published UDP ports come here")]
+    /// The published UDP port of that number in the settings gets a socket, which is to be known by the answer. Those of
+    /// earlier settings are closed already.
+    pub fn handle_published(&mut self, published: usize, now: Instant) -> Option<SocketId> {
+        let publish = *self.settings.publish.get(published)?;
+        let key = Key::Door(publish.port, publish.to.is_ipv4());
+        let fits = publish.protocol == Protocol::Udp && self.is_inside(publish.to.ip());
+        if !fits || self.by_key.contains_key(&key) {
+            return None;
+        }
+        let session = self.next_session();
+        let door = Door {
+            member: publish.to,
+            guests: BTreeMap::new(),
+            ports: BTreeMap::new(),
+        };
+        let id = self.put(key, session, Thing::Door(Box::new(door)));
+        self.doors.push(id);
+        self.schedule(id, now + self.settings.udp_idle);
+        Some(id)
+    }
+
+    pub(super) fn close_doors<S: Sockets>(&mut self, sockets: &mut S) {
+        for id in std::mem::take(&mut self.doors) {
+            if self.remove(id).is_some() {
+                sockets.close(id, false);
+            }
+        }
+    }
+
+    /// A host outside has written to a published UDP port.
+    pub(super) fn take_guest(&mut self, id: SocketId, from: SocketAddr, bytes: &[u8], now: Instant) {
+        let Some(Thing::Door(door)) = self.places.get_mut(id).map(|place| &mut place.thing) else {
+            return;
+        };
+        let member = door.member;
+        let Some(port) = door.port_of(from, &mut self.rng, now) else {
+            self.counters.dropped_limit += 1;
+            return;
+        };
+        let Some(mac) = self.stations.get(&member.ip()).copied() else {
+            // This one is lost, as datagrams may be; the next one finds the way.
+            return self.ask_for(member.ip());
+        };
+        let own = SocketAddr::new(self.own_address(member.ip()), port);
+        self.send_udp(mac, own, member, bytes);
+    }
+
+    /// What a station sends to a port of the virtual host that stands for a host outside; false when it stands for none.
     pub(super) fn take_published_reply<S: Sockets>(
         &mut self,
-        _station: SocketAddr,
-        _port: u16,
-        _bytes: &[u8],
-        _sockets: &mut S,
-        _now: Instant,
+        station: SocketAddr,
+        port: u16,
+        bytes: &[u8],
+        sockets: &mut S,
+        now: Instant,
     ) -> bool {
+        for &id in &self.doors {
+            let Some(Thing::Door(door)) = self.places.get_mut(id).map(|place| &mut place.thing) else {
+                continue;
+            };
+            let guest = door.guests.get_mut(&port).filter(|_| door.member == station);
+            if let Some(guest) = guest {
+                guest.active = now;
+                let how = Sending {
+                    ttl: crate::gateway::out::TTL,
+                    dont_fragment: false,
+                };
+                // Lost, as datagrams may be.
+                let _ = sockets.send_to(id, guest.host, how, bytes);
+                return true;
+            }
+        }
         false
+    }
+
+    pub(super) fn door_time_out(&mut self, id: SocketId, now: Instant) {
+        let idle = self.settings.udp_idle;
+        if let Some(Thing::Door(door)) = self.places.get_mut(id).map(|place| &mut place.thing) {
+            door.guests.retain(|_, guest| guest.active + idle > now);
+            let guests = &door.guests;
+            door.ports.retain(|_, port| guests.contains_key(port));
+            self.schedule(id, now + idle);
+        }
     }
 
     fn free_port(&mut self, member: SocketAddr, own: IpAddr) -> Option<SocketAddr> {
@@ -172,6 +282,8 @@ impl Nat {
     }
 }
 
+/// Hosts outside that one published UDP port serves at once.
+const MAX_GUESTS: usize = 1024;
 /// Random ports that are tried.
 const PORT_TRIES: u32 = 16;
 /// Between questions for a member (RFC 1122, section 2.3.2.1: at most one a second).

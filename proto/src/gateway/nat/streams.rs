@@ -25,6 +25,8 @@ pub(super) struct Stream {
     pub(super) published: bool,
     /// The rules said nothing about it: the host's resolver.
     exempt: bool,
+    /// Its end is in the log.
+    told: bool,
 }
 
 impl Stream {
@@ -81,7 +83,7 @@ impl Nat {
             return Ok(());
         }
         if stream.flow.may_be_replaced(&segment) {
-            self.forget_stream(id, now);
+            self.forget_stream(id);
             return self.take_unknown(mac, packet, &segment, key, sockets, now);
         }
         self.with_stream(id, sockets, now, |flow, io| {
@@ -173,6 +175,7 @@ impl Nat {
             half_open: true,
             published: false,
             exempt,
+            told: false,
         };
         let id = self.put(key, session, Thing::Stream(Box::new(stream)));
         self.tell(NatEvent::TcpCreated {
@@ -213,6 +216,7 @@ impl Nat {
             half_open: true,
             published: true,
             exempt: false,
+            told: false,
         };
         let id = self.put(key, session, Thing::Stream(Box::new(stream)));
         self.tell(NatEvent::TcpCreated {
@@ -431,36 +435,34 @@ impl Nat {
         if opened {
             stream.half_open = false;
         }
-        let over = matches!(stream.flow.stage(), Stage::Over(_));
+        let stage = stream.flow.stage();
         let deadline = stream.flow.deadline(idle);
         if opened {
             self.give_share(station, |share| &mut share.half_open);
         }
-        if over {
-            self.forget_stream(id, now);
+        if matches!(stage, Stage::TimeWait(_) | Stage::Over(_)) {
+            self.tell_end(id);
+        }
+        if matches!(stage, Stage::Over(_)) {
+            self.forget_stream(id);
         } else {
             self.schedule(id, deadline);
         }
     }
 
-    fn forget_stream(&mut self, id: SocketId, _now: Instant) {
-        let Some(Place {
-            thing: Thing::Stream(stream),
-            session,
-            ..
-        }) = self.remove(id)
-        else {
+    /// Once, as soon as nothing more can come of it.
+    fn tell_end(&mut self, id: SocketId) {
+        let Some(session) = self.places.get(id).map(|place| place.session) else {
             return;
         };
-        let station = stream.flow.ends.station;
-        if stream.half_open {
-            self.give_share(station.ip(), |share| &mut share.half_open);
-        }
-        self.give_share(station.ip(), |share| &mut share.tcp);
+        let Some(stream) = self.stream_mut(id).filter(|stream| !stream.told) else {
+            return;
+        };
+        stream.told = true;
         let (sent, received) = stream.flow.bytes();
-        self.tell(NatEvent::TcpDeleted {
+        let event = NatEvent::TcpDeleted {
             session,
-            source: station,
+            source: stream.flow.ends.station,
             destination: stream.flow.ends.host,
             reason: match stream.flow.stage() {
                 Stage::Over(end) => end,
@@ -472,20 +474,36 @@ impl Nat {
             },
             sent,
             received,
-        });
+        };
+        self.tell(event);
+    }
+
+    fn forget_stream(&mut self, id: SocketId) {
+        let Some(Place {
+            thing: Thing::Stream(stream),
+            ..
+        }) = self.remove(id)
+        else {
+            return;
+        };
+        let station = stream.flow.ends.station.ip();
+        if stream.half_open {
+            self.give_share(station, |share| &mut share.half_open);
+        }
+        self.give_share(station, |share| &mut share.tcp);
     }
 
     fn stream(&self, id: SocketId) -> Option<&Stream> {
         match &self.places.get(id)?.thing {
             Thing::Stream(stream) => Some(stream),
-            Thing::Mapping(_) | Thing::Ping(_) | Thing::Question(_) => None,
+            Thing::Mapping(_) | Thing::Ping(_) | Thing::Question(_) | Thing::Door(_) => None,
         }
     }
 
     fn stream_mut(&mut self, id: SocketId) -> Option<&mut Stream> {
         match &mut self.places.get_mut(id)?.thing {
             Thing::Stream(stream) => Some(stream),
-            Thing::Mapping(_) | Thing::Ping(_) | Thing::Question(_) => None,
+            Thing::Mapping(_) | Thing::Ping(_) | Thing::Question(_) | Thing::Door(_) => None,
         }
     }
 }

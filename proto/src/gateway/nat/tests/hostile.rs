@@ -528,6 +528,38 @@ fn a_member_that_a_published_port_leads_to_is_asked_for_and_given_up() {
 }
 
 #[test]
+fn a_published_udp_port_leads_to_a_member_and_back() {
+    let mut settings = NatSettings::new(Subnet::default());
+    settings.publish = vec!["udp:5353:192.168.30.77:53".parse::<Publish>().expect("one")];
+    let mut world = World::with(settings, CALM, 1);
+    let now = world.now();
+    let id = world.nat.handle_published(0, now).expect("a socket");
+    assert_eq!(world.nat.handle_published(0, now), None, "once");
+    world.host.datagrams.insert(id, Datagrams::Udp);
+    let host = SocketAddr::from((SERVER, 9));
+    world.nat.handle_datagram(id, host, b"lost", &mut world.host, now);
+    assert_eq!(world.nat.poll_frame().expect("a question for the member").bytes[12..14], [8, 6]);
+    // Whatever the member sends makes it known.
+    world.send(&udp(1, SERVER, 1, b"x"));
+    world.nat.handle_datagram(id, host, b"hello", &mut world.host, now);
+    let frame = world.nat.poll_frame().expect("it comes").bytes;
+    assert_eq!((&frame[26..30], &frame[36..38], &frame[42..]), (&[192, 168, 30, 1][..], &[0, 53][..], &b"hello"[..]));
+    let port = u16::from_be_bytes([frame[34], frame[35]]);
+    let own = Subnet::default().address();
+    assert!(world.send(&udp(53, own, port, b"answer")).is_empty());
+    let last = world.host.sent.last().expect("sent");
+    assert_eq!((last.to, &last.bytes[..]), (host, &b"answer"[..]));
+    // Nobody else can use that way, and not for ever.
+    assert_eq!(icmp(&world.send(&udp(54, own, port, b"me too"))[0]).1, 3);
+    world.us += 1_300_000_000;
+    let now = world.now();
+    world.nat.handle_timeout(&mut world.host, now);
+    assert_eq!(icmp(&world.send(&udp(53, own, port, b"late"))[0]).1, 3);
+    world.nat.close_all(&mut world.host, now);
+    assert!(world.host.datagrams.is_empty());
+}
+
+#[test]
 fn when_the_system_has_no_sockets_nothing_is_left_behind() {
     let mut world = world();
     world.host.refuse_open = true;
