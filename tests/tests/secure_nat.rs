@@ -445,7 +445,10 @@ fn a_loop_through_the_own_hub_is_broken_at_once() {
     claim(|world| {
         let scene = scene(world);
         let mut office = Office::open(&scene, &[]);
-        let invite = office.hub.event("invite")["invite"].as_str().expect("text").to_owned();
+        let invite = office.hub.event("invite")["invite"]
+            .as_str()
+            .expect("text")
+            .to_owned();
         // The hub's own machine joins it too, and somebody leads a network through it there.
         let _itself = scene.member(OFFICE, &invite);
         let mut ip = Command::new("ip");
@@ -456,7 +459,9 @@ fn a_loop_through_the_own_hub_is_broken_at_once() {
         assert!(routed.wait().expect("ends").success());
         let to = SocketAddr::from(([10, 77, 0, 1], 80));
         let limit = Duration::from_secs(1);
-        let called = scene.lab.run_in(OFFICE, move || TcpStream::connect_timeout(&to, limit));
+        let called = scene
+            .lab
+            .run_in(OFFICE, move || TcpStream::connect_timeout(&to, limit));
         assert!(called.expect("inside").is_err());
         let event = office.hub.hear("the loop", |event| event["nat"] == "loop");
         assert_eq!(event["destination"], "10.77.0.1");
@@ -466,17 +471,33 @@ fn a_loop_through_the_own_hub_is_broken_at_once() {
 /// Not all machines have it.
 #[test]
 fn traceroute_shows_the_virtual_host_and_then_the_server() {
-    if Command::new("traceroute").arg("--version").stdout(Stdio::null()).status().is_err() {
+    if Command::new("traceroute")
+        .arg("--version")
+        .stdout(Stdio::null())
+        .status()
+        .is_err()
+    {
         return;
     }
     claim(|world| {
         let scene = scene(world);
         let _office = Office::open(&scene, &[]);
         let mut traceroute = Command::new("traceroute");
-        traceroute.args(["-n", "-q", "1", "-w", "3", "-m", "4", "192.168.1.20"]).stdout(Stdio::piped());
-        let output = scene.lab.spawn(HOME, &mut traceroute).expect("starts").wait_with_output().expect("ends");
+        traceroute
+            .args(["-n", "-q", "1", "-w", "3", "-m", "4", "192.168.1.20"])
+            .stdout(Stdio::piped());
+        let output = scene
+            .lab
+            .spawn(HOME, &mut traceroute)
+            .expect("starts")
+            .wait_with_output()
+            .expect("ends");
         let said = String::from_utf8_lossy(&output.stdout).into_owned();
-        let hops: Vec<&str> = said.lines().skip(1).filter_map(|line| line.split_whitespace().nth(1)).collect();
+        let hops: Vec<&str> = said
+            .lines()
+            .skip(1)
+            .filter_map(|line| line.split_whitespace().nth(1))
+            .collect();
         assert_eq!(hops, ["192.168.30.1", "192.168.1.20"], "{said}");
     });
 }

@@ -91,7 +91,12 @@ impl HostSockets {
     }
 
     /// Takes the socket of a published UDP port.
-    pub(super) fn adopt_datagrams(&mut self, id: SocketId, socket: UdpSocket, v6: bool) -> io::Result<()> {
+    pub(super) fn adopt_datagrams(
+        &mut self,
+        id: SocketId,
+        socket: UdpSocket,
+        v6: bool,
+    ) -> io::Result<()> {
         socket.set_nonblocking(true)?;
         kernel::queue_errors(socket.as_fd(), v6)?;
         self.watch(id, &socket).map_err(io::Error::other)?;

@@ -130,7 +130,13 @@ impl Nat {
     }
 
     /// A host outside has written to a published UDP port.
-    pub(super) fn take_guest(&mut self, id: SocketId, from: SocketAddr, bytes: &[u8], now: Instant) {
+    pub(super) fn take_guest(
+        &mut self,
+        id: SocketId,
+        from: SocketAddr,
+        bytes: &[u8],
+        now: Instant,
+    ) {
         let Some(Thing::Door(door)) = self.places.get_mut(id).map(|place| &mut place.thing) else {
             return;
         };
@@ -157,10 +163,14 @@ impl Nat {
         now: Instant,
     ) -> bool {
         for &id in &self.doors {
-            let Some(Thing::Door(door)) = self.places.get_mut(id).map(|place| &mut place.thing) else {
+            let Some(Thing::Door(door)) = self.places.get_mut(id).map(|place| &mut place.thing)
+            else {
                 continue;
             };
-            let guest = door.guests.get_mut(&port).filter(|_| door.member == station);
+            let guest = door
+                .guests
+                .get_mut(&port)
+                .filter(|_| door.member == station);
             if let Some(guest) = guest {
                 guest.active = now;
                 let how = Sending {

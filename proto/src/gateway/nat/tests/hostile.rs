@@ -537,13 +537,27 @@ fn a_published_udp_port_leads_to_a_member_and_back() {
     assert_eq!(world.nat.handle_published(0, now), None, "once");
     world.host.datagrams.insert(id, Datagrams::Udp);
     let host = SocketAddr::from((SERVER, 9));
-    world.nat.handle_datagram(id, host, b"lost", &mut world.host, now);
-    assert_eq!(world.nat.poll_frame().expect("a question for the member").bytes[12..14], [8, 6]);
+    world
+        .nat
+        .handle_datagram(id, host, b"lost", &mut world.host, now);
+    assert_eq!(
+        world
+            .nat
+            .poll_frame()
+            .expect("a question for the member")
+            .bytes[12..14],
+        [8, 6]
+    );
     // Whatever the member sends makes it known.
     world.send(&udp(1, SERVER, 1, b"x"));
-    world.nat.handle_datagram(id, host, b"hello", &mut world.host, now);
+    world
+        .nat
+        .handle_datagram(id, host, b"hello", &mut world.host, now);
     let frame = world.nat.poll_frame().expect("it comes").bytes;
-    assert_eq!((&frame[26..30], &frame[36..38], &frame[42..]), (&[192, 168, 30, 1][..], &[0, 53][..], &b"hello"[..]));
+    assert_eq!(
+        (&frame[26..30], &frame[36..38], &frame[42..]),
+        (&[192, 168, 30, 1][..], &[0, 53][..], &b"hello"[..])
+    );
     let port = u16::from_be_bytes([frame[34], frame[35]]);
     let own = Subnet::default().address();
     assert!(world.send(&udp(53, own, port, b"answer")).is_empty());
