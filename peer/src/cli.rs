@@ -50,6 +50,7 @@ enum Verb {
     Ping(ping::Flags),
     Rendezvous(kuguri_rendezvous::Options),
     Demo(crate::demo::Options),
+    Bench(crate::bench::Options),
 }
 
 /// Reads the arguments of the process and does what they say.
@@ -73,9 +74,10 @@ fn run(arguments: Arguments, started: Instant) -> anyhow::Result<ExitCode> {
         State::open(arguments.state.as_deref())
     };
     match arguments.verb {
-        // These two log in their own way, and the demo must start before there is any thread.
+        // These log in their own way, and demo and bench must start before there is any thread.
         Verb::Rendezvous(options) => rendezvous::run(options, arguments.state),
         Verb::Demo(options) => crate::demo::run(&options),
+        Verb::Bench(options) => crate::bench::run(&options),
         Verb::Serve(flags) => serve::run(flags, &state()?, started),
         Verb::Connect(flags) => connect::run(flags, &state()?, started),
         Verb::Invite(flags) => invite::run(&flags, &state()?),

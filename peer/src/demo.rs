@@ -12,19 +12,16 @@
 //! It decides nothing that Kuguri decides; it sees only what any user sees: events, `status`, sockets.
 
 use std::env;
-use std::ffi::OsString;
-use std::fs;
-use std::io;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::thread;
 
 use anyhow::{Context, bail};
-use kuguri_sim::lab::{Lab, Refusal, World, world};
-use tokio::signal::unix::{SignalKind, signal};
+use kuguri_sim::lab::{Lab, World};
 
-mod cast;
+use crate::again;
+use crate::cast::Cast;
+
 mod keep;
 mod listener;
 mod ping;
@@ -35,7 +32,6 @@ mod transfer;
 
 pub use stage::Nats;
 
-use cast::Cast;
 use report::{Report, Summary};
 
 /// Show everything on this machine: an office, a home and a VPS behind pretended NATs, and Kuguri between them
@@ -74,41 +70,8 @@ pub struct Options {
 pub fn run(options: &Options) -> anyhow::Result<ExitCode> {
     match (World::here(), &options.files) {
         (Some(world), Some(files)) => inside(&world, options, files),
-        _ => outside(),
+        _ => again::in_a_new_world("demo", env::args_os().skip(1).collect()),
     }
-}
-
-/// Waits for the demo in its world; ends it when told to end.
-fn outside() -> anyhow::Result<ExitCode> {
-    let files = Files::new()?;
-    let mut arguments: Vec<OsString> = env::args_os().skip(1).collect();
-    arguments.extend(["--files".into(), files.0.clone().into()]);
-    let command = world::command(arguments)?;
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
-    let status = runtime.block_on(wait(command.into()))?;
-    Ok(ExitCode::from(status))
-}
-
-/// The exit status of the world, or of who was asked to stop it.
-async fn wait(mut command: tokio::process::Command) -> anyhow::Result<u8> {
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut hang_up = signal(SignalKind::hangup())?;
-    let mut child = command.spawn().map_err(Refusal::of_namespaces)?;
-    let signal = tokio::select! {
-        status = child.wait() => {
-            let code = status?.code().unwrap_or(1);
-            return Ok(u8::try_from(code).unwrap_or(1));
-        }
-        _ = interrupt.recv() => SignalKind::interrupt(),
-        _ = terminate.recv() => SignalKind::terminate(),
-        _ = hang_up.recv() => SignalKind::hangup(),
-    };
-    // The kernel ends everything in the world with its first process.
-    child.kill().await?;
-    Ok(u8::try_from(128 + signal.as_raw_value()).unwrap_or(1))
 }
 
 fn inside(world: &World, options: &Options, files: &Path) -> anyhow::Result<ExitCode> {
@@ -171,28 +134,4 @@ fn verdict(summary: &Summary, nats: Nats) -> anyhow::Result<ExitCode> {
         bail!("a ping was never answered");
     }
     Ok(ExitCode::SUCCESS)
-}
-
-/// A directory for the demo's processes, gone when it is dropped.
-struct Files(PathBuf);
-
-impl Files {
-    fn new() -> anyhow::Result<Self> {
-        let name = format!("kuguri-demo-{}", std::process::id());
-        let path = env::temp_dir().join(name);
-        match fs::DirBuilder::new().mode(0o700).create(&path) {
-            Ok(()) => Ok(Self(path)),
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                bail!("{} is there already; remove it", path.display())
-            }
-            Err(error) => Err(error).with_context(|| format!("cannot make {}", path.display())),
-        }
-    }
-}
-
-impl Drop for Files {
-    fn drop(&mut self) {
-        // What cannot be removed is small and in the temporary directory.
-        let _ = fs::remove_dir_all(&self.0);
-    }
 }

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::fs;
 
-use super::cast::Cast;
+use crate::cast::Cast;
 
 /// The advice as text: for each machine a command that enters it, and what to try.
 pub(super) fn advice(cast: &Cast<'_>) -> String {

@@ -9,11 +9,11 @@ use anyhow::{Context, bail};
 use kuguri_sim::lab::Lab;
 use serde_json::Value;
 
-use super::cast::{Cast, Line, Rights};
 use super::ping::{self, Series};
 use super::report::{Report, Row};
 use super::stage::VPS;
 use super::transfer::{self, MARKER, Transfer};
+use crate::cast::{Cast, Line, Rights};
 
 /// How the home's connection came up.
 #[derive(Clone, Debug)]

@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use kuguri_sim::lab::{Attachment, Lab, Machine, World, without_capabilities};
+use kuguri_sim::lab::{Attachment, Lab, Machine, Machines, World, without_capabilities};
 use kuguri_sim::nat::Preset;
 use kuguri_sim::network::{Access, Network, RouterConfig, SegmentId};
 use serde_json::Value;
