@@ -40,8 +40,9 @@ use report::{Report, Summary};
 
 /// Show everything on this machine: an office, a home and a VPS behind pretended NATs, and Kuguri between them
 ///
-/// Needs no right and changes nothing: all of it lives in namespaces that end with it. The machines are real to the
-/// programs on them; links and NATs between them are Kuguri's simulator. Takes a few seconds.
+/// Needs no right and changes nothing: all of it lives in namespaces that end with it.
+/// The machines are real to the programs on them; links and NATs between them are
+/// Kuguri's simulator. Takes a few seconds.
 ///
 ///   $ kuguri demo
 ///   $ kuguri demo --nat office=symmetric,home=cone

@@ -65,15 +65,6 @@ impl Known {
         file::write_toml(&self.path, &self.contents)?;
         Ok(true)
     }
-
-    /// What to do about a key that is not the kept one.
-    #[must_use]
-    pub fn advice(&self) -> String {
-        format!(
-            "if it was changed on purpose, give the new one with --rendezvous-key or remove its line from {}",
-            self.path.display()
-        )
-    }
 }
 
 #[derive(Debug, Default, Serialize, Deserialize)]

@@ -15,10 +15,11 @@ use crate::output::printable;
 /// Show what runs here: registration, card, and each link's path, round trip, MTU, cipher and counters
 ///
 ///   $ kuguri status
+///   $ sudo kuguri status          # of what was started with sudo
 ///   $ kuguri status --json | jq '.[].node.links[] | {name, path, rtt_ms}'
 ///
-/// Asks every process of this state directory; exit code 1 when there is none, or one does not answer.
-/// What root runs is in another directory than what you run: sudo kuguri status.
+/// Asks every process of this state directory; exit code 1 when there is none, or
+/// one does not answer.
 #[derive(Debug, clap::Args)]
 #[command(verbatim_doc_comment)]
 pub(super) struct Flags {

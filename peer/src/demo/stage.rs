@@ -67,21 +67,32 @@ impl FromStr for Nats {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let mut nats = Self::default();
+        let (mut office, mut home) = (None, None);
         for part in text.split(',') {
             let (place, kind) = part.split_once('=').unwrap_or((part, ""));
-            let nat = match place.trim() {
-                "office" => &mut nats.office,
-                "home" => &mut nats.home,
+            let place = place.trim();
+            let nat = match place {
+                "office" => &mut office,
+                "home" => &mut home,
                 _ => {
                     return Err(format!(
-                        "{part:?} is not of the form office=TYPE or home=TYPE"
+                        "write office=TYPE,home=TYPE or one of them; {TYPES}"
                     ));
                 }
             };
-            *nat = kind.trim().parse().map_err(|error| format!("{error}"))?;
+            let kind: Preset = kind
+                .trim()
+                .parse()
+                .map_err(|_| format!("write {place}=TYPE; {TYPES}"))?;
+            if nat.replace(kind).is_some() {
+                return Err(format!("{place} stands there twice; it has one NAT"));
+            }
         }
-        Ok(nats)
+        let usual = Self::default();
+        Ok(Self {
+            office: office.unwrap_or(usual.office),
+            home: home.unwrap_or(usual.home),
+        })
     }
 }
 
@@ -217,6 +228,8 @@ fn access() -> Access {
     })
 }
 
+/// All that a person may write.
+const TYPES: &str = "TYPE is open, full-cone, restricted, port-restricted (or cone), symmetric or symmetric-sequential";
 /// The rendezvous' address.
 pub(super) const VPS: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 10);
 const OFFICE_NAT: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 7);
@@ -255,9 +268,21 @@ mod tests {
             "garden=cone",
             "home=bamboo",
             "home=cone;office=cone",
+            "home=cone,home=cone",
         ] {
             let error = wrong.parse::<Nats>().expect_err(wrong);
             assert!(!error.contains('\n'), "{error}");
+        }
+    }
+
+    #[test]
+    fn every_type_is_named() {
+        for name in TYPES.split(|c: char| !c.is_ascii_lowercase() && c != '-') {
+            let known = name.parse::<Preset>().is_ok();
+            assert!(known || ["", "is", "or"].contains(&name), "{name}");
+        }
+        for preset in Preset::ALL {
+            assert!(TYPES.contains(&preset.to_string()), "{preset}");
         }
     }
 }
