@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   process  one `kuguri` and what it says           (ends with its value)
+//!   place    one machine alone, for what is refused
 //!   scene    office, desk, home and VPS, each a namespace; processes on them
 //!   wire     what ordinary programs see of a network: pings, interfaces
 //!   packet   raw frames at an interface
@@ -12,6 +13,7 @@
 use std::time::{Duration, Instant};
 
 pub mod packet;
+pub mod place;
 pub mod process;
 pub mod scene;
 pub mod wire;
