@@ -17,13 +17,14 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
+use std::process::{ExitCode, Stdio};
 use std::thread;
 
 use anyhow::{Context, bail};
 use kuguri_sim::lab::{Lab, Refusal, World, world};
 use tokio::signal::unix::{SignalKind, signal};
 
+mod capture;
 mod cast;
 mod keep;
 mod listener;
@@ -35,6 +36,7 @@ mod transfer;
 
 pub use stage::Nats;
 
+use capture::Capture;
 use cast::Cast;
 use report::{Report, Summary};
 
@@ -75,16 +77,19 @@ pub struct Options {
 pub fn run(options: &Options) -> anyhow::Result<ExitCode> {
     match (World::here(), &options.files) {
         (Some(world), Some(files)) => inside(&world, options, files),
-        _ => outside(),
+        _ => outside(options),
     }
 }
 
 /// Waits for the demo in its world; ends it when told to end.
-fn outside() -> anyhow::Result<ExitCode> {
+fn outside(options: &Options) -> anyhow::Result<ExitCode> {
+    // First, so that nothing is done in vain; and out here, where root may still write in a user's directory.
+    let capture = options.pcap.as_deref().map(Capture::create).transpose()?;
     let files = Files::new()?;
     let mut arguments: Vec<OsString> = env::args_os().skip(1).collect();
     arguments.extend(["--files".into(), files.0.clone().into()]);
-    let command = world::command(arguments)?;
+    let mut command = world::command(arguments)?;
+    command.stdin(capture.map_or_else(Stdio::null, Capture::into_stdin));
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
@@ -123,10 +128,13 @@ fn inside(world: &World, options: &Options, files: &Path) -> anyhow::Result<Exit
     let mut cast = Cast::new(&lab, program, files.to_owned());
     let told = tell(&lab, &mut cast, &report, options.nat);
     if let Some(file) = &options.pcap {
-        stage::write_pcap(&lab, file)?;
-        report.step("", &format!("the public side is in {}", file.display()));
+        Capture::from_stdin()
+            .and_then(|capture| capture.write(&stage::pcap(&lab)))
+            .with_context(|| format!("cannot write {}", file.display()))?;
+        report.step("listener", &format!("what it saw is in {}", file.display()));
     }
-    let summary = told?;
+    let mut summary = told?;
+    summary.goals = report.goals(&summary);
     report.summary(&summary);
     if options.keep {
         report.advice(&keep::advice(&cast));
@@ -149,6 +157,8 @@ fn tell(lab: &Lab, cast: &mut Cast<'_>, report: &Report, nats: Nats) -> anyhow::
     Ok(Summary {
         office_nat: nats.office.to_string(),
         home_nat: nats.home.to_string(),
+        goals: Vec::new(),
+        linked_ms: arrival.linked_ms,
         first_ping_ms: arrival.first_ping_ms,
         first_frame_ms: arrival.first_frame_ms,
         first_frame: arrival.first_frame.clone(),

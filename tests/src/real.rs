@@ -5,6 +5,7 @@
 //!   place    one machine alone, for what is refused
 //!   scene    office, desk, home and VPS, each a namespace; processes on them
 //!   wire     what ordinary programs see of a network: pings, interfaces
+//!   notices  what the kernel says of interfaces that change
 //!   packet   raw frames at an interface
 //! ```
 //!
@@ -12,6 +13,7 @@
 
 use std::time::{Duration, Instant};
 
+pub mod notices;
 pub mod packet;
 pub mod place;
 pub mod process;

@@ -14,13 +14,10 @@
 //! and VPS a round trip is 40 ms.
 
 use std::fmt;
-use std::fs;
 use std::net::{IpAddr, Ipv4Addr};
-use std::path::Path;
 use std::str::FromStr;
 use std::time::{Duration, Instant};
 
-use anyhow::Context;
 use kuguri_sim::lab::{Attachment, Lab, Machine, World};
 use kuguri_sim::link::LinkConfig;
 use kuguri_sim::nat::{Behavior, Preset};
@@ -159,12 +156,11 @@ pub(super) fn listen(lab: &Lab) -> Notes {
 }
 
 /// The same as a file for Wireshark.
-pub(super) fn write_pcap(lab: &Lab, file: &Path) -> anyhow::Result<()> {
-    let bytes = lab.network(|network, _| {
+pub(super) fn pcap(lab: &Lab) -> Vec<u8> {
+    lab.network(|network, _| {
         let capture = network.captured(Network::INTERNET);
         pcap::write(capture.into_iter().flat_map(|capture| capture.packets()))
-    });
-    fs::write(file, bytes).with_context(|| format!("cannot write {}", file.display()))
+    })
 }
 
 fn payload(body: &Body) -> &[u8] {
