@@ -3,9 +3,11 @@
 //!
 //! ```text
 //!   outside   this process: starts itself again in a new world, waits, clears away its files
+//!             capture the file for Wireshark, opened first
 //!   inside    stage   the Internet and its machines (kuguri_sim::lab)
 //!             cast    the kuguri processes on them
 //!             story   what happens, step by step: ping · transfer · listener
+//!             summary what was measured
 //!             report  what the person sees
 //! ```
 //!
@@ -30,15 +32,16 @@ mod keep;
 mod listener;
 mod ping;
 mod report;
-mod stage;
+pub mod stage;
 mod story;
+mod summary;
 mod transfer;
-
-pub use stage::Nats;
 
 use capture::Capture;
 use cast::Cast;
-use report::{Report, Summary};
+use report::Report;
+use stage::{Nats, Setting};
+use summary::Summary;
 
 /// Show everything on this machine: an office, a home and a VPS behind pretended NATs, and Kuguri between them
 ///
@@ -123,7 +126,7 @@ fn inside(world: &World, options: &Options, files: &Path) -> anyhow::Result<Exit
         "An office behind a {} NAT, a home behind a {} NAT and a VPS, 40 ms there and back between any two of them",
         options.nat.office, options.nat.home
     ));
-    let lab = stage::build(world, options.nat)?;
+    let lab = Setting::demo().build(world, options.nat)?;
     let program = env::current_exe().context("cannot find this program's own file")?;
     let mut cast = Cast::new(&lab, program, files.to_owned());
     let told = tell(&lab, &mut cast, &report, options.nat);
@@ -134,7 +137,7 @@ fn inside(world: &World, options: &Options, files: &Path) -> anyhow::Result<Exit
         report.step("listener", &format!("what it saw is in {}", file.display()));
     }
     let mut summary = told?;
-    summary.goals = report.goals(&summary);
+    summary.judge(report.elapsed());
     report.summary(&summary);
     if options.keep {
         report.advice(&keep::advice(&cast));

@@ -1,6 +1,7 @@
 //! Real processes on real machines' kernels: what the claims about the program itself share.
 //!
 //! ```text
+//!   program  the one under test
 //!   process  one `kuguri` and what it says           (ends with its value)
 //!   place    one machine alone, for what is refused
 //!   scene    office, desk, home and VPS, each a namespace; processes on them
@@ -17,6 +18,7 @@ pub mod notices;
 pub mod packet;
 pub mod place;
 pub mod process;
+pub mod program;
 pub mod scene;
 pub mod wire;
 

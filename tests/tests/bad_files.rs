@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use kuguri_proto::identity::Identity;
 use kuguri_proto::invite::Invite;
 use kuguri_tests::real::place::{NOBODY, Ordinary, Place, is_refusal, some_invite};
-use kuguri_tests::real::process::Program;
+use kuguri_tests::real::program::Program;
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 

@@ -16,7 +16,8 @@ use kuguri_sim::lab::{Lab, without_capabilities};
 use kuguri_tests::real::place::{
     MACHINE, Ordinary, Place, is_refusal, lonely_machine, some_invite,
 };
-use kuguri_tests::real::process::{Program, Running};
+use kuguri_tests::real::process::Running;
+use kuguri_tests::real::program::Program;
 use kuguri_tests::real::wire;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};

@@ -10,7 +10,8 @@ use std::process::{Command, Stdio};
 
 use kuguri_sim::lab::world::{self, claim};
 use kuguri_tests::real::place::is_refusal;
-use kuguri_tests::real::process::{Ended, Program, Running};
+use kuguri_tests::real::process::{Ended, Running};
+use kuguri_tests::real::program::Program;
 use kuguri_tests::real::until;
 use nix::net::if_::if_nameindex;
 use nix::sys::signal::Signal;
@@ -146,15 +147,14 @@ fn stopped_in_the_middle_it_leaves_nothing() {
         return;
     }
     let around = Around::new();
-    let ends: [(fn(Running) -> Ended, i32); 2] = [
-        (Running::press_ctrl_c, 130),
-        (|demo| demo.stop_by(Signal::SIGTERM), 143),
-    ];
-    for (end, code) in ends {
+    for (by_terminal, code) in [(true, 130), (false, 143)] {
         let mut demo = around.demo(&["--json"]);
         demo.hear("a step of the desk", |said| said["machine"] == "desk");
         assert!(processes_of(around.files.path()).len() >= 4);
-        let ended = end(demo);
+        let ended = match by_terminal {
+            true => demo.press_ctrl_c(),
+            false => demo.stop_by(Signal::SIGTERM),
+        };
         assert_eq!(ended.status.code(), Some(code), "{ended:?}");
         around.is_as_before();
     }

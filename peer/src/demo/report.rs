@@ -5,83 +5,16 @@ use std::io::Write;
 use std::time::{Duration, Instant};
 
 use anstyle::{AnsiColor, Style};
-use serde::Serialize;
 use serde_json::json;
 
 use super::listener::{Notes, Pair};
-use super::ping::Series;
-use super::transfer::Transfer;
+use super::summary::{Goal, Row, Summary, milliseconds};
 
 /// Where the demo's lines go.
 #[derive(Debug)]
 pub(super) struct Report {
     json: bool,
     start: Instant,
-}
-
-/// Everything that was measured.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub(super) struct Summary {
-    /// The NATs, by name.
-    pub(super) office_nat: String,
-    /// Likewise.
-    pub(super) home_nat: String,
-    /// What the demo is to reach, and whether it did.
-    pub(super) goals: Vec<Goal>,
-    /// From the start of `connect` to the link with the hub, which is by relay.
-    pub(super) linked_ms: f64,
-    /// From the start of `connect` to the first answered ping.
-    pub(super) first_ping_ms: f64,
-    /// From the start of `connect` to the first frame that the hub got.
-    pub(super) first_frame_ms: f64,
-    /// Which way that came: relayed or direct.
-    pub(super) first_frame: String,
-    /// From the start of `connect` to the direct path, if there is one.
-    pub(super) direct_ms: Option<f64>,
-    /// What `status` says of the link: at home, at the office.
-    pub(super) paths: [String; 2],
-    /// The ping table.
-    pub(super) pings: Vec<Row>,
-    /// The transfer.
-    pub(super) transfer: Transfer,
-    /// What was seen on the public side.
-    pub(super) listener: Notes,
-}
-
-/// A time that something is to take at most.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub(super) struct Goal {
-    /// What.
-    pub(super) what: &'static str,
-    /// At most.
-    pub(super) limit_ms: f64,
-    /// It was.
-    pub(super) ms: f64,
-    /// Whether that is less.
-    pub(super) met: bool,
-}
-
-impl Goal {
-    fn new(what: &'static str, limit: Duration, ms: f64) -> Self {
-        let limit_ms = milliseconds(limit);
-        let met = ms < limit_ms;
-        Self {
-            what,
-            limit_ms,
-            ms,
-            met,
-        }
-    }
-}
-
-/// A row of the ping table.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub(super) struct Row {
-    /// From whom to whom, and by which way.
-    pub(super) what: String,
-    /// The figures.
-    #[serde(flatten)]
-    pub(super) series: Series,
 }
 
 impl Report {
@@ -118,17 +51,9 @@ impl Report {
         }
     }
 
-    /// The goals, judged now: at the end of everything.
-    pub(super) fn goals(&self, summary: &Summary) -> Vec<Goal> {
-        let all = milliseconds(self.start.elapsed());
-        vec![
-            Goal::new(
-                "connect to the first answered ping",
-                FIRST_PING,
-                summary.first_ping_ms,
-            ),
-            Goal::new("the whole demo", WHOLE_DEMO, all),
-        ]
+    /// How long it has taken until now.
+    pub(super) fn elapsed(&self) -> Duration {
+        self.start.elapsed()
     }
 
     /// The last screen.
@@ -210,33 +135,11 @@ fn listener(notes: &Notes) {
 fn connection(summary: &Summary) {
     let [home, office] = &summary.paths;
     item("link", &format!("home says {home}, office says {office}"));
-    item("", &format!("since connect: {}", ladder(summary)));
+    item("", &format!("since connect: {}", summary.ladder()));
     for (name, goal) in ["goals", ""].iter().zip(&summary.goals) {
         item(name, &judged(goal));
     }
     line("");
-}
-
-/// By relay first, then directly; or why it was not so.
-fn ladder(summary: &Summary) -> String {
-    let first = match (summary.first_frame.as_str(), summary.direct_ms) {
-        ("direct", Some(direct)) => format!(
-            "first frame after {:.0} ms, not by relay, since the path was direct after {direct:.0} ms already",
-            summary.first_frame_ms
-        ),
-        (way, Some(direct)) => format!(
-            "first frame, {way}, after {:.0} ms, direct after {direct:.0} ms",
-            summary.first_frame_ms
-        ),
-        (way, None) => format!(
-            "first frame, {way}, after {:.0} ms, no direct path: it stays relayed",
-            summary.first_frame_ms
-        ),
-    };
-    format!(
-        "linked by relay after {:.0} ms, {first}; first ping answered after {:.0} ms",
-        summary.linked_ms, summary.first_ping_ms
-    )
 }
 
 fn judged(goal: &Goal) -> String {
@@ -264,71 +167,9 @@ fn megabytes(bytes: u64) -> String {
     format!("{:.1} MB", kilobytes / 1000.0)
 }
 
-fn milliseconds(time: Duration) -> f64 {
-    (time.as_secs_f64() * 1e6).round() / 1e3
-}
-
 /// About the lines with `*`.
 const PRIVATE: &str = "* tries of addresses that count only inside a LAN: had both been in one, that path would be the best";
-/// A goal of the demo's network, with its 20 ms from one machine to another.
-const FIRST_PING: Duration = Duration::from_secs(1);
-/// For a program that is built.
-const WHOLE_DEMO: Duration = Duration::from_secs(20);
 const BOLD: Style = Style::new().bold();
 const DIM: Style = Style::new().dimmed();
 const GOOD: Style = AnsiColor::Green.on_default();
 const BAD: Style = AnsiColor::Red.on_default().bold();
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn summary(first_frame: &str, first_frame_ms: f64, direct_ms: Option<f64>) -> Summary {
-        Summary {
-            office_nat: "symmetric".into(),
-            home_nat: "open".into(),
-            goals: Vec::new(),
-            linked_ms: 300.0,
-            first_ping_ms: 500.0,
-            first_frame_ms,
-            first_frame: first_frame.into(),
-            direct_ms,
-            paths: ["direct".into(), "direct".into()],
-            pings: Vec::new(),
-            transfer: Transfer {
-                bytes: 1,
-                seconds: 1.0,
-            },
-            listener: Notes::default(),
-        }
-    }
-
-    #[test]
-    fn the_relay_is_always_told_and_why_a_frame_did_not_need_it() {
-        for (first_frame, direct, part) in [
-            (
-                "relayed",
-                Some(450.0),
-                "relayed, after 400 ms, direct after 450 ms",
-            ),
-            ("relayed", None, "relayed, after 400 ms, no direct path"),
-            (
-                "direct",
-                Some(390.0),
-                "not by relay, since the path was direct after 390 ms",
-            ),
-        ] {
-            let text = ladder(&summary(first_frame, 400.0, direct));
-            assert!(text.starts_with("linked by relay after 300 ms"), "{text}");
-            assert!(text.contains(part), "{text}");
-        }
-    }
-
-    #[test]
-    fn a_goal_is_met_or_not() {
-        for (ms, met) in [(999.0, true), (1000.0, false)] {
-            let goal = Goal::new("it", FIRST_PING, ms);
-            assert_eq!((goal.met, judged(&goal).contains("not met")), (met, !met));
-        }
-    }
-}

@@ -10,11 +10,11 @@
 //!     │ desk   .20  (kuguri connect)
 //! ```
 //!
-//! Each of the three access links takes 10 ms each way and carries 100 Mbit/s, so that between any two of office, home
-//! and VPS a round trip is 40 ms.
+//! In the demo each of the three access links takes 10 ms each way and carries 100 Mbit/s, so that between any two of office,
+//! home and VPS a round trip is 40 ms. The claims about real processes have the same stage in another [`Setting`].
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::Ipv4Addr;
 use std::str::FromStr;
 use std::time::{Duration, Instant};
 
@@ -93,49 +93,55 @@ impl FromStr for Nats {
     }
 }
 
-/// Builds it all and starts the clock.
-pub(super) fn build(world: &World, nats: Nats) -> anyhow::Result<Lab> {
-    let mut plan = Plan {
-        network: Network::new(rand::random(), Instant::now()),
-        machines: Vec::new(),
-    };
-    plan.machine(
-        "vps",
-        Network::INTERNET,
-        VPS,
-        Ipv4Addr::new(203, 0, 113, 1),
-        access(),
-    )?;
-    let office = plan.lan(nats.office, OFFICE_NAT, OFFICE_GATEWAY)?;
-    plan.machine(
-        "office",
-        office,
-        Ipv4Addr::new(192, 168, 1, 10),
-        OFFICE_GATEWAY,
-        Access::default(),
-    )?;
-    plan.machine(
-        "desk",
-        office,
-        Ipv4Addr::new(192, 168, 1, 20),
-        OFFICE_GATEWAY,
-        Access::default(),
-    )?;
-    let home = plan.lan(nats.home, HOME_NAT, HOME_GATEWAY)?;
-    plan.machine(
-        "home",
-        home,
-        Ipv4Addr::new(192, 168, 7, 10),
-        HOME_GATEWAY,
-        Access::default(),
-    )?;
-    plan.network.capture(Network::INTERNET, CAPTURED_PACKETS);
-    Ok(Lab::start(
-        world,
-        plan.network,
-        plan.machines,
-        Attachment::Auto,
-    )?)
+/// What differs between one stage and another.
+#[derive(Clone, Debug)]
+pub struct Setting {
+    /// The names of the machines: VPS, office, desk, home.
+    pub names: [&'static str; 4],
+    /// How the VPS, the office's NAT and the home's are connected to the Internet.
+    pub access: Access,
+    /// Of the NATs' choices.
+    pub seed: u64,
+    /// Packets that the listener on the public side keeps.
+    pub captured: usize,
+}
+
+impl Setting {
+    /// The demo's.
+    pub(super) fn demo() -> Self {
+        Self {
+            names: ["vps", "office", "desk", "home"],
+            access: Access::symmetric(LinkConfig {
+                rate: Some(RATE),
+                queue: QUEUE,
+                ..LinkConfig::delay(ACCESS_DELAY)
+            }),
+            seed: rand::random(),
+            captured: CAPTURED_PACKETS,
+        }
+    }
+
+    /// Builds it all and starts the clock.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn build(self, world: &World, nats: Nats) -> anyhow::Result<Lab> {
+        let [vps, office, desk, home] = self.names;
+        let mut plan = Plan {
+            network: Network::new(self.seed, Instant::now()),
+            machines: Vec::new(),
+            access: self.access.clone(),
+        };
+        plan.machine(vps, Network::INTERNET, VPS, self.access)?;
+        let lan = plan.lan(nats.office, [198, 51, 100, 7], [192, 168, 1, 1])?;
+        plan.machine(office, lan, [192, 168, 1, 10].into(), Access::default())?;
+        plan.machine(desk, lan, [192, 168, 1, 20].into(), Access::default())?;
+        let lan = plan.lan(nats.home, [192, 0, 2, 44], [192, 168, 7, 1])?;
+        plan.machine(home, lan, [192, 168, 7, 10].into(), Access::default())?;
+        plan.network.capture(Network::INTERNET, self.captured);
+        let lab = Lab::start(world, plan.network, plan.machines, Attachment::Auto)?;
+        Ok(lab)
+    }
 }
 
 /// What the listener on the public side saw so far.
@@ -163,7 +169,9 @@ pub(super) fn pcap(lab: &Lab) -> Vec<u8> {
     })
 }
 
-fn payload(body: &Body) -> &[u8] {
+/// What a packet carries.
+#[must_use]
+pub fn payload(body: &Body) -> &[u8] {
     match body {
         Body::Udp { payload, .. }
         | Body::IcmpEcho { payload, .. }
@@ -177,61 +185,47 @@ fn payload(body: &Body) -> &[u8] {
 struct Plan {
     network: Network,
     machines: Vec<Machine>,
+    access: Access,
 }
 
 impl Plan {
-    fn lan(
-        &mut self,
-        nat: Preset,
-        outside: Ipv4Addr,
-        gateway: Ipv4Addr,
-    ) -> anyhow::Result<SegmentId> {
+    /// A LAN behind a NAT.
+    fn lan(&mut self, nat: Preset, outside: [u8; 4], inside: [u8; 4]) -> anyhow::Result<SegmentId> {
         let config = RouterConfig {
-            inside: vec![gateway.into()],
-            ..RouterConfig::new(nat.config(), outside.into(), access())
+            inside: vec![inside.into()],
+            ..RouterConfig::new(nat.config(), outside.into(), self.access.clone())
         };
         let (_, lan) = self.network.add_router(Network::INTERNET, config)?;
         Ok(lan)
     }
 
+    /// A machine whose gateway is the first address of its network.
     fn machine(
         &mut self,
         name: &str,
         segment: SegmentId,
         address: Ipv4Addr,
-        gateway: Ipv4Addr,
         access: Access,
     ) -> anyhow::Result<()> {
-        let address = IpAddr::from(address);
+        let [a, b, c, _] = address.octets();
         let host = self.network.add_host();
-        self.network.attach(host, segment, &[address], access)?;
+        self.network
+            .attach(host, segment, &[address.into()], access)?;
         self.machines.push(Machine {
             name: name.to_owned(),
             host,
-            addresses: vec![(address, 24)],
-            gateways: vec![gateway.into()],
+            addresses: vec![(address.into(), 24)],
+            gateways: vec![Ipv4Addr::new(a, b, c, 1).into()],
             mtu: 1500,
         });
         Ok(())
     }
 }
 
-fn access() -> Access {
-    Access::symmetric(LinkConfig {
-        rate: Some(RATE),
-        queue: QUEUE,
-        ..LinkConfig::delay(ACCESS_DELAY)
-    })
-}
-
 /// All that a person may write.
 const TYPES: &str = "TYPE is open, full-cone, restricted, port-restricted (or cone), symmetric or symmetric-sequential";
 /// The rendezvous' address.
-pub(super) const VPS: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 10);
-const OFFICE_NAT: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 7);
-const OFFICE_GATEWAY: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 1);
-const HOME_NAT: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 44);
-const HOME_GATEWAY: Ipv4Addr = Ipv4Addr::new(192, 168, 7, 1);
+pub const VPS: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 10);
 const ACCESS_DELAY: Duration = Duration::from_millis(10);
 /// Bits per second of an access link.
 const RATE: u64 = 100_000_000;

@@ -11,8 +11,9 @@ use serde_json::Value;
 
 use super::cast::{Cast, Line, Rights};
 use super::ping::{self, Series};
-use super::report::{Report, Row};
+use super::report::Report;
 use super::stage::VPS;
+use super::summary::Row;
 use super::transfer::{self, MARKER, Transfer};
 
 /// How the home's connection came up.

@@ -15,7 +15,8 @@ use kuguri_sim::lab::{Attachment, Lab, Machine, World};
 use kuguri_sim::network::{Access, Network};
 use tempfile::TempDir;
 
-use super::process::{Ended, Program, Running};
+use super::process::{Ended, Running};
+use super::program::Program;
 
 /// One machine with nobody around.
 #[derive(Debug)]

@@ -1,7 +1,6 @@
 //! One `kuguri` process: started, listened to, ended with its value, also when a claim panics.
 
 use std::io::{self, BufRead, BufReader, Read};
-use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
@@ -12,36 +11,6 @@ use nix::unistd::Pid;
 use serde_json::Value;
 
 use super::{PATIENCE, until};
-
-/// The program under test.
-#[derive(Clone, Debug)]
-pub struct Program(PathBuf);
-
-impl Program {
-    /// The one that Cargo built; or, where that file cannot be reached, the copy that `KUGURI_UNDER_TEST` names.
-    #[must_use]
-    pub fn new(built: &str) -> Self {
-        let copy = std::env::var_os("KUGURI_UNDER_TEST");
-        Self(copy.map_or_else(|| built.into(), PathBuf::from))
-    }
-
-    /// Where it is.
-    #[must_use]
-    pub fn path(&self) -> &std::path::Path {
-        &self.0
-    }
-
-    /// A call of it that sees nothing of the caller's own settings.
-    #[must_use]
-    pub fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(&self.0);
-        command.args(arguments);
-        for setting in ["KUGURI_STATE", "KUGURI_INVITE", "KUGURI_LOG"] {
-            command.env_remove(setting);
-        }
-        command
-    }
-}
 
 /// A process that runs. Dropped, it is killed and waited for.
 #[derive(Debug)]
