@@ -171,8 +171,8 @@ const LONGEST_QUESTION: u64 = 4096;
 /// How long somebody may be connected without asking.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// To another user. From inside a user namespace all outside are strangers, root too.
-const STRANGER: &str = "it answers only the user who started it, and was started by another one or in a user \
-                        namespace; ask as that user";
+const STRANGER: &str = "it answers only the user who started it (to one in a user namespace, root is another too); ask as \
+                        that user";
 /// To one too many.
 const TOO_MANY: &str = "too many questions wait for their answers; ask again";
 /// Before the next attempt to accept.
