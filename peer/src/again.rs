@@ -7,20 +7,26 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
-use std::process::ExitCode;
+use std::process::{ExitCode, Stdio};
 
 use anyhow::{Context, bail};
 use kuguri_sim::lab::{Refusal, world};
 use tokio::signal::unix::{SignalKind, signal};
 
-/// Runs this program with these arguments and `--files DIRECTORY`, and gives its exit code. `name` is the verb's.
+/// Runs this program with these arguments and `--files DIRECTORY`, and gives its exit code. `name` is the verb's; `stdin`
+/// may carry an open file into the world.
 ///
 /// # Errors
 /// One sentence: what the kernel refuses.
-pub(crate) fn in_a_new_world(name: &str, mut arguments: Vec<OsString>) -> anyhow::Result<ExitCode> {
+pub(crate) fn in_a_new_world(
+    name: &str,
+    mut arguments: Vec<OsString>,
+    stdin: Stdio,
+) -> anyhow::Result<ExitCode> {
     let files = Files::new(name)?;
     arguments.extend(["--files".into(), files.0.clone().into()]);
-    let command = world::command(arguments)?;
+    let mut command = world::command(arguments)?;
+    command.stdin(stdin);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;

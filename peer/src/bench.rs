@@ -14,7 +14,7 @@
 use std::env;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
+use std::process::{ExitCode, Stdio};
 
 use anyhow::Context;
 use kuguri_sim::lab::World;
@@ -85,7 +85,7 @@ pub fn run(options: &Options) -> anyhow::Result<ExitCode> {
         (Some(world), Some(files)) => inside(&world, options, &subjects, files),
         _ => {
             let arguments: Vec<OsString> = env::args_os().skip(1).collect();
-            again::in_a_new_world("bench", arguments)
+            again::in_a_new_world("bench", arguments, Stdio::null())
         }
     }
 }

@@ -3,9 +3,11 @@
 //!
 //! ```text
 //!   outside   this process: starts itself again in a new world, waits, clears away its files
+//!             capture the file for Wireshark, opened first
 //!   inside    stage   the Internet and its machines (kuguri_sim::lab)
 //!             cast    the kuguri processes on them
 //!             story   what happens, step by step: ping · transfer · listener
+//!             summary what was measured
 //!             report  what the person sees
 //! ```
 //!
@@ -13,7 +15,7 @@
 
 use std::env;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
+use std::process::{ExitCode, Stdio};
 use std::thread;
 
 use anyhow::{Context, bail};
@@ -22,22 +24,26 @@ use kuguri_sim::lab::{Lab, World};
 use crate::again;
 use crate::cast::Cast;
 
+mod capture;
 mod keep;
 mod listener;
 mod ping;
 mod report;
-mod stage;
+pub mod stage;
 mod story;
+mod summary;
 mod transfer;
 
-pub use stage::Nats;
-
-use report::{Report, Summary};
+use capture::Capture;
+use report::Report;
+use stage::{Nats, Setting};
+use summary::Summary;
 
 /// Show everything on this machine: an office, a home and a VPS behind pretended NATs, and Kuguri between them
 ///
-/// Needs no right and changes nothing: all of it lives in namespaces that end with it. The machines are real to the
-/// programs on them; links and NATs between them are Kuguri's simulator. Takes a few seconds.
+/// Needs no right and changes nothing: all of it lives in namespaces that end with it.
+/// The machines are real to the programs on them; links and NATs between them are
+/// Kuguri's simulator. Takes a few seconds.
 ///
 ///   $ kuguri demo
 ///   $ kuguri demo --nat office=symmetric,home=cone
@@ -70,8 +76,16 @@ pub struct Options {
 pub fn run(options: &Options) -> anyhow::Result<ExitCode> {
     match (World::here(), &options.files) {
         (Some(world), Some(files)) => inside(&world, options, files),
-        _ => again::in_a_new_world("demo", env::args_os().skip(1).collect()),
+        _ => outside(options),
     }
+}
+
+/// The demo in its world.
+fn outside(options: &Options) -> anyhow::Result<ExitCode> {
+    // First, so that nothing is done in vain; and out here, where root may still write in a user's directory.
+    let capture = options.pcap.as_deref().map(Capture::create).transpose()?;
+    let stdin = capture.map_or_else(Stdio::null, Capture::into_stdin);
+    again::in_a_new_world("demo", env::args_os().skip(1).collect(), stdin)
 }
 
 fn inside(world: &World, options: &Options, files: &Path) -> anyhow::Result<ExitCode> {
@@ -80,15 +94,18 @@ fn inside(world: &World, options: &Options, files: &Path) -> anyhow::Result<Exit
         "An office behind a {} NAT, a home behind a {} NAT and a VPS, 40 ms there and back between any two of them",
         options.nat.office, options.nat.home
     ));
-    let lab = stage::build(world, options.nat)?;
+    let lab = Setting::demo().build(world, options.nat)?;
     let program = env::current_exe().context("cannot find this program's own file")?;
     let mut cast = Cast::new(&lab, program, files.to_owned());
     let told = tell(&lab, &mut cast, &report, options.nat);
     if let Some(file) = &options.pcap {
-        stage::write_pcap(&lab, file)?;
-        report.step("", &format!("the public side is in {}", file.display()));
+        Capture::from_stdin()
+            .and_then(|capture| capture.write(&stage::pcap(&lab)))
+            .with_context(|| format!("cannot write {}", file.display()))?;
+        report.step("listener", &format!("what it saw is in {}", file.display()));
     }
-    let summary = told?;
+    let mut summary = told?;
+    summary.judge(report.elapsed());
     report.summary(&summary);
     if options.keep {
         report.advice(&keep::advice(&cast));
@@ -111,6 +128,8 @@ fn tell(lab: &Lab, cast: &mut Cast<'_>, report: &Report, nats: Nats) -> anyhow::
     Ok(Summary {
         office_nat: nats.office.to_string(),
         home_nat: nats.home.to_string(),
+        goals: Vec::new(),
+        linked_ms: arrival.linked_ms,
         first_ping_ms: arrival.first_ping_ms,
         first_frame_ms: arrival.first_frame_ms,
         first_frame: arrival.first_frame.clone(),

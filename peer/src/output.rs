@@ -277,7 +277,7 @@ fn node_text(event: &Event) -> Option<String> {
         Event::RendezvousFailed { fatal: true, .. } | Event::Refused(_) => return None,
         Event::RendezvousFailed { reason, .. } => reason.clone(),
         Event::PeerAbsent { peer } => format!(
-            "the hub {} is not there now; waiting for it (is kuguri serve running?)",
+            "the hub {} is not registered at the rendezvous now; waiting until `kuguri serve` runs there",
             peer.short()
         ),
         Event::LinkUp { peer, cipher } => format!("linked to {} ({cipher})", peer.short()),

@@ -12,7 +12,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Instant;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, anyhow};
 use kuguri_proto::rendezvous::server::{Config, Limits, Server};
 use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
@@ -20,6 +20,7 @@ use tokio::signal::unix::{SignalKind, signal};
 mod driver;
 pub mod keyfile;
 mod out;
+pub mod private;
 pub mod socket;
 mod source;
 pub mod state;
@@ -40,8 +41,10 @@ pub struct Options {
     /// UDP port; STUN also answers at the next one. 0 takes any two that are free
     #[arg(long, value_name = "N", default_value_t = DEFAULT_PORT)]
     pub port: u16,
-    /// Directory of the key file [default: /var/lib/kuguri for root, else ~/.local/state/kuguri]
-    #[arg(long, value_name = "DIR")]
+    /// Directory of the key file
+    ///
+    /// Without it: /var/lib/kuguri for root, else $XDG_STATE_HOME/kuguri or ~/.local/state/kuguri.
+    #[arg(long, env = "KUGURI_STATE", value_name = "DIR")]
     pub state: Option<PathBuf>,
     /// Says what happens in JSON, one object a line
     #[arg(long)]
@@ -142,8 +145,11 @@ impl Started {
 }
 
 fn start_log(filter: &str, log: &Lines) -> anyhow::Result<()> {
-    let filter = tracing_subscriber::EnvFilter::try_new(filter)
-        .with_context(|| format!("--log {filter} is no filter; try --log info"))?;
+    let filter = tracing_subscriber::EnvFilter::try_new(filter).map_err(|_| {
+        anyhow!(
+            "--log {filter} is no filter; write as in --log info or --log kuguri_rendezvous=debug"
+        )
+    })?;
     let log = log.clone();
     // Whoever calls us may have a log already.
     let _ = tracing_subscriber::fmt()

@@ -148,6 +148,31 @@ fn a_port_in_use_is_said_in_one_sentence() {
 }
 
 #[test]
+fn a_port_without_a_next_one_is_refused() {
+    let state = tempfile::tempdir().expect("a directory");
+    let text = refused(command(state.path(), &["--port", "65535"]));
+    assert!(text.contains("65535 has no next one"), "{text}");
+}
+
+#[test]
+fn what_is_no_filter_is_said_once() {
+    let state = tempfile::tempdir().expect("a directory");
+    let text = refused(command(state.path(), &["--log", "foo=bar=baz"]));
+    assert_eq!(text.matches("foo=bar=baz").count(), 1, "{text}");
+    assert_eq!(text.matches("filter").count(), 1, "{text}");
+}
+
+#[test]
+fn its_state_directory_may_be_said_by_the_environment() {
+    let state = tempfile::tempdir().expect("a directory");
+    let mut command = Command::new(PROGRAM);
+    command.args(["--json", "--listen", "127.0.0.1", "--port", "0"]);
+    let running = Running::from(command.env("KUGURI_STATE", state.path()));
+    assert!(state.path().join("rendezvous.key").exists());
+    assert_eq!(running.end(Signal::SIGTERM), Some(0));
+}
+
+#[test]
 fn both_ports_answer_stun() {
     let state = tempfile::tempdir().expect("a directory");
     let running = Running::start(state.path());

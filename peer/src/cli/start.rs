@@ -4,6 +4,7 @@ use std::future::pending;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use anyhow::anyhow;
 use kuguri_proto::identity::{Identity, PeerId};
 use kuguri_proto::node::{Config, Event, Node, RendezvousServer, Role};
 use kuguri_proto::wire::ethernet::MacAddr;
@@ -18,6 +19,22 @@ use crate::output::Saying;
 use crate::route::Routes;
 use crate::tap::Card;
 use crate::udp::UdpSocket;
+
+/// What both verbs may be told.
+#[derive(Debug, clap::Args)]
+pub(super) struct Common {
+    /// A fixed UDP port; a free one otherwise
+    #[arg(
+        long,
+        value_name = "PORT",
+        default_value_t = 0,
+        hide_default_value = true
+    )]
+    pub(super) port: u16,
+    /// One JSON object per event on stdout
+    #[arg(long)]
+    pub(super) json: bool,
+}
 
 /// A peer that is wanted.
 pub(super) struct Start<'s> {
@@ -49,7 +66,6 @@ pub(super) async fn run(start: Start<'_>, mut observer: impl Observe) -> anyhow:
         None => None,
     };
     let (_listener, asked) = admin::listen(start.state, &start.name)?;
-    observer.ready()?;
     let found = tokio::select! {
         found = find(&start.rendezvous, socket.has_ipv6(), &mut observer) => found?,
         _ = stop.recv() => return Ok(()),
@@ -125,6 +141,19 @@ async fn resolve(server: &HostPort, ipv6: bool) -> Result<Vec<SocketAddr>, Strin
     Ok(usable)
 }
 
+/// The error that a rendezvous with another key than `expected` is: what was seen, and the one thing to do about it.
+/// `None` when `reason` is about something else.
+pub(super) fn wrong_key(
+    reason: &str,
+    expected: Option<PeerId>,
+    advice: &str,
+) -> Option<anyhow::Error> {
+    // What is said after the two keys is for those who do not know where the expected one is from.
+    let keys = format!(", not {}", expected?);
+    let (seen, _) = reason.split_once(&keys)?;
+    Some(anyhow!("{seen}{keys} {advice}"))
+}
+
 /// Ctrl-C, SIGTERM and SIGHUP ask for the end.
 fn signals() -> anyhow::Result<mpsc::Receiver<()>> {
     let (tell, told) = mpsc::channel(2);
@@ -175,3 +204,22 @@ const RESOLVE_WITHIN: Duration = Duration::from_secs(5);
 const RESOLVE_AGAIN: Duration = Duration::from_secs(2);
 /// Bytes, as RFC 1123 limits a label.
 const LONGEST_HOST_NAME: usize = 63;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_key_is_one_sentence_with_one_advice() {
+        let (shown, expected) = (PeerId([1; 32]), PeerId([2; 32]));
+        let fact =
+            format!("the rendezvous at 192.0.2.1:7777 shows the key {shown}, not {expected}");
+        for reason in [fact.clone(), format!("{fact}; check this or that")] {
+            let error = wrong_key(&reason, Some(expected), "as before; do this").expect("it is");
+            assert_eq!(error.to_string(), format!("{fact} as before; do this"));
+        }
+        let other = "the rendezvous at 192.0.2.1:7777 speaks another version";
+        assert!(wrong_key(other, Some(expected), "").is_none());
+        assert!(wrong_key(&fact, None, "").is_none());
+    }
+}

@@ -24,7 +24,8 @@ pub(super) fn advice(cast: &Cast<'_>) -> String {
         };
     }
     text.push('\n');
-    for (who, _) in cast.processes() {
+    // The rendezvous knows no links: it says on its own output who comes and goes.
+    for (who, _) in cast.processes().filter(|(who, _)| *who != "vps") {
         let directory = cast.directory(who);
         let _ = writeln!(text, "  {program} --state {} status", directory.display());
     }

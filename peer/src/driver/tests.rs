@@ -71,7 +71,7 @@ fn running() -> Running {
 }
 
 async fn ask(running: &Running, request: Request) -> Value {
-    let mut live = admin::processes(&running.state).await.expect("lists");
+    let live = admin::processes(&running.state).expect("lists");
     live[0].ask(&request).await.expect("answers")
 }
 
