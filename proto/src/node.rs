@@ -43,6 +43,7 @@ pub struct Node {
     identity: Identity,
     host_name: String,
     aes_in_hardware: bool,
+    relay_only: bool,
     rng: StdRng,
     client: Client,
     observer: Observer,
@@ -87,6 +88,7 @@ impl Node {
             identity: config.identity,
             host_name: config.host_name,
             aes_in_hardware: config.aes_in_hardware,
+            relay_only: config.relay_only,
             rng,
             links: Links::default(),
             side,
@@ -282,6 +284,7 @@ impl Node {
             local_index,
             relay,
             aes_in_hardware: self.aes_in_hardware,
+            relay_only: self.relay_only,
             seed: self.rng.random(),
             identity: &self.identity,
         }

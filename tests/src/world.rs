@@ -35,6 +35,8 @@ pub const VPS: IpAddr = IpAddr::V4(Ipv4Addr::new(203, 0, 113, 10));
 pub const PORT: u16 = 7777;
 /// The port that every peer binds.
 const PEER_PORT: u16 = 40_000;
+/// Packets on the public side that are remembered.
+const HEARD: usize = 100_000;
 /// The hub's virtual host.
 const HUB_ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 168, 30, 1);
 /// Home's virtual LAN card.
@@ -236,6 +238,7 @@ impl World {
             host_name: format!("machine-{number}"),
             seed: self.fresh_seed(10 + number),
             aes_in_hardware: true,
+            relay_only: false,
         }
     }
 
@@ -245,6 +248,22 @@ impl World {
         // The first three programs have what their purpose gives them.
         bytes[8] ^= self.started.saturating_sub(2);
         bytes
+    }
+
+    /// Listens on the public side from now on.
+    pub fn listen(&mut self) {
+        let network = self.simulation.network_mut();
+        network.capture(Network::INTERNET, HEARD);
+    }
+
+    /// Source and destination of what was heard there.
+    #[must_use]
+    pub fn heard(&self) -> Vec<(IpAddr, IpAddr)> {
+        let heard = self.simulation.network().captured(Network::INTERNET);
+        let packets = heard.into_iter().flat_map(|it| it.packets());
+        packets
+            .map(|it| (it.packet.source, it.packet.destination))
+            .collect()
     }
 
     // ---- what runs

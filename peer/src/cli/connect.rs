@@ -60,6 +60,7 @@ pub(super) fn run(flags: Flags, state: &State, started: Instant) -> anyhow::Resu
     let _lock = state.lock(&name)?;
     let identity = keyfile::load_or_create(&state.file(&format!("{name}.key")), "member")?;
     let mac = flags.mac.unwrap_or_else(|| mac_of(identity.id()));
+    let json = flags.common.json;
     let start = Start {
         state,
         name,
@@ -70,7 +71,7 @@ pub(super) fn run(flags: Flags, state: &State, started: Instant) -> anyhow::Resu
         }),
         identity,
         rendezvous,
-        port: flags.common.port,
+        common: flags.common,
         wish: Some(Wish {
             interface: flags.interface,
             mac,
@@ -78,7 +79,7 @@ pub(super) fn run(flags: Flags, state: &State, started: Instant) -> anyhow::Resu
         }),
     };
     let guest = Guest {
-        output: Output::new(flags.common.json, false, started),
+        output: Output::new(json, false, started),
         expected: start.rendezvous.iter().find_map(|(_, key)| *key),
     };
     super::block_on(start::run(start, guest))?;

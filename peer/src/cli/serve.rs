@@ -86,7 +86,7 @@ pub(super) fn run(flags: Flags, state: &State, started: Instant) -> anyhow::Resu
         identity,
         role,
         rendezvous: vec![(rendezvous, expected)],
-        port: flags.common.port,
+        common: flags.common,
         wish: None,
     };
     super::block_on(start::run(start, host))?;

@@ -31,9 +31,40 @@ pub(super) struct Common {
         hide_default_value = true
     )]
     pub(super) port: u16,
+    /// Never a direct path: everything by the rendezvous, so that no peer learns this machine's address
+    #[arg(long)]
+    pub(super) relay_only: bool,
+    /// How frames are sealed; auto is AES-256-GCM where both machines have it in hardware
+    #[arg(long, value_enum, default_value_t, value_name = "CIPHER")]
+    pub(super) cipher: Cipher,
     /// One JSON object per event on stdout
     #[arg(long)]
     pub(super) json: bool,
+}
+
+/// What this side is ready to seal with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum Cipher {
+    /// By what this machine has in hardware
+    #[default]
+    Auto,
+    /// Also where it is slow, if the other side agrees
+    #[value(name = "aes-256-gcm")]
+    Aes256Gcm,
+    /// Always
+    #[value(name = "chacha20-poly1305")]
+    ChaCha20Poly1305,
+}
+
+impl Cipher {
+    /// Whether AES-256-GCM is offered.
+    fn offers_aes(self) -> bool {
+        match self {
+            Self::Auto => aes_in_hardware(),
+            Self::Aes256Gcm => true,
+            Self::ChaCha20Poly1305 => false,
+        }
+    }
 }
 
 /// A peer that is wanted.
@@ -45,8 +76,7 @@ pub(super) struct Start<'s> {
     pub(super) role: Role,
     /// In the order of preference.
     pub(super) rendezvous: Vec<(HostPort, Option<PeerId>)>,
-    /// 0 for any.
-    pub(super) port: u16,
+    pub(super) common: Common,
     pub(super) wish: Option<Wish>,
 }
 
@@ -60,7 +90,7 @@ pub(super) struct Wish {
 /// Runs it until it ends.
 pub(super) async fn run(start: Start<'_>, mut observer: impl Observe) -> anyhow::Result<()> {
     let mut stop = signals()?;
-    let socket = UdpSocket::bind(start.port)?;
+    let socket = UdpSocket::bind(start.common.port)?;
     let plug = match start.wish {
         Some(wish) => Some(plug(wish).await?),
         None => None,
@@ -76,7 +106,8 @@ pub(super) async fn run(start: Start<'_>, mut observer: impl Observe) -> anyhow:
         rendezvous: found,
         host_name: host_name(),
         seed: rand::random(),
-        aes_in_hardware: aes_in_hardware(),
+        aes_in_hardware: start.common.cipher.offers_aes(),
+        relay_only: start.common.relay_only,
     };
     let parts = Parts {
         name: start.name,

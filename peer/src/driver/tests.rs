@@ -31,6 +31,7 @@ fn node(rendezvous: SocketAddr) -> Node {
         host_name: "here".into(),
         seed: [9; 32],
         aes_in_hardware: true,
+        relay_only: false,
     };
     Node::new(config, Instant::now())
 }

@@ -1,6 +1,7 @@
 //! The control stream of a link: bytes between ARQ and TLS, and what the messages in it bring about. The steps stand in the
 //! order in which they run after each input.
 
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::time::{Duration, Instant};
 
 use super::path::PathEvent;
@@ -80,6 +81,10 @@ impl Link {
         };
         let indices = (self.local_index, remote_index);
         let mut secure = Secure::new(&exported, (suite, role), indices, &mut self.rng, now);
+        if self.relay_only {
+            secure.paths.refuse((Ipv4Addr::UNSPECIFIED.into(), 0));
+            secure.paths.refuse((Ipv6Addr::UNSPECIFIED.into(), 0));
+        }
         secure.paths.set_local(self.candidates.clone(), now);
         self.secure = Some(secure);
         self.cipher = suite.name();

@@ -25,6 +25,7 @@ impl Pair {
             local_index,
             relay: Channel(2),
             aes_in_hardware: true,
+            relay_only: false,
             seed: [3; 32],
         };
         let wanted = Identity::from_seed(&[wanted; 32]).id();

@@ -50,6 +50,8 @@ pub struct Setup<'a> {
     pub relay: Channel,
     /// Whether this machine seals AES-256-GCM in hardware.
     pub aes_in_hardware: bool,
+    /// Whether no direct path is wanted.
+    pub relay_only: bool,
     /// 32 random bytes for everything random in the link.
     pub seed: [u8; 32],
 }

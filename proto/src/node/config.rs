@@ -20,8 +20,10 @@ pub struct Config {
     pub host_name: String,
     /// 32 bytes from the system's randomness: everything random in the node comes from them.
     pub seed: [u8; 32],
-    /// Whether this machine seals AES-256-GCM in hardware (the driver looks at the CPU).
+    /// Whether to seal by AES-256-GCM: this machine has it in hardware (the driver looks at the CPU), or the user wants it.
     pub aes_in_hardware: bool,
+    /// Never a direct path: peers are not to learn this machine's addresses, nor the network that it talks to them.
+    pub relay_only: bool,
 }
 
 /// A rendezvous and the key that it must show.

@@ -11,6 +11,7 @@ use std::time::Instant;
 
 use kuguri_proto::identity::Identity;
 use kuguri_proto::invite::{Invite, RendezvousRef};
+use kuguri_sim::lab::Machines;
 use kuguri_sim::lab::{Attachment, Lab, Machine, World};
 use kuguri_sim::network::{Access, Network};
 use tempfile::TempDir;
