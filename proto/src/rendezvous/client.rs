@@ -599,7 +599,7 @@ const MAX_BACK_OFF: Duration = Duration::from_secs(30);
 const PROBE: Duration = Duration::from_secs(3);
 /// Channels of our own at once: the rendezvous allows no more to one peer.
 const MAX_OWN_CHANNELS: usize = 256;
-/// Channels at once, whatever the rendezvous says.
-const MAX_CHANNELS: usize = 4096;
+/// Channels at once, whatever the rendezvous says: as many as it lets others open to one peer, and our own.
+const MAX_CHANNELS: usize = 4096 + MAX_OWN_CHANNELS;
 /// More STUN addresses than these are not taken.
 const MAX_STUN: usize = 4;

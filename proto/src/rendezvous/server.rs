@@ -28,7 +28,7 @@ mod registry;
 
 pub use interface::{Config, Limits, ServerEvent, Stats};
 pub use limits::Rate;
-use limits::SourceBuckets;
+use limits::{Network, SourceBuckets};
 pub use registry::RegistryLimits;
 use registry::{NoRoute, Notice, Registry, Slot};
 
@@ -88,7 +88,7 @@ impl Server {
         Self {
             quic: Quic::server(identity, tls, draw(), now),
             sources: SourceBuckets::new(draw(), now),
-            registry: Registry::new(config.limits.registry),
+            registry: Registry::new(config.limits.registry, draw(), now),
             config,
             sessions: BTreeMap::new(),
             deadlines: BTreeSet::new(),
@@ -216,7 +216,7 @@ impl Server {
     /// Whether an unproven source may have one more datagram read.
     fn admit_source(&mut self, remote: SocketAddr, now: Instant) -> bool {
         let rate = self.config.limits.unproven;
-        let admitted = self.sources.take(remote.ip(), 1, rate, now);
+        let admitted = self.sources.take(Network::of(remote.ip()), 1, rate, now);
         self.stats.dropped_limit += u64::from(!admitted);
         admitted
     }
@@ -395,6 +395,7 @@ impl Server {
         };
         match opened {
             Ok(other) => {
+                self.tell(other.displaced, CloseReason::Limit, now);
                 let channel = other.channel;
                 let incoming = ToPeer::Incoming { channel, peer };
                 self.quic.send(other.connection, &incoming, now);

@@ -36,15 +36,25 @@ impl Default for Limits {
         Self {
             registry: RegistryLimits {
                 peers: 100_000,
-                channels_per_peer: 256,
+                // Each costs 48 bytes: 96 MB when all are taken.
+                channels: 2_000_000,
+                outbound_per_peer: 256,
+                inbound_per_peer: 4096,
+                per_pair: 4,
                 // A peer that comes back opens all its channels again at once.
                 requests: Rate {
                     burst: 1024,
                     per_second: 64,
                 },
+                // All members of a large hub may come back at once.
                 introductions: Rate {
+                    burst: 4096,
+                    per_second: 512,
+                },
+                // All members behind one office's or one carrier's address, too.
+                introductions_per_source: Rate {
                     burst: 512,
-                    per_second: 64,
+                    per_second: 32,
                 },
                 // A gigabit per second, an eighth of a second at once.
                 relayed_bytes: Rate {
