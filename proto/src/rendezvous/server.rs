@@ -22,10 +22,12 @@ use crate::identity::{Identity, PeerId, tls};
 use crate::wire::{self, Kind, relay, stun};
 use crate::{SocketId, Transmit};
 
+mod crowd;
 mod interface;
 mod limits;
 mod registry;
 
+use crowd::Crowds;
 pub use interface::{Config, Limits, ServerEvent, Stats};
 pub use limits::Rate;
 use limits::{Network, SourceBuckets};
@@ -44,6 +46,8 @@ pub struct Server {
     sessions: BTreeMap<Id, Session>,
     /// Connections that must register until then, or leave.
     deadlines: BTreeSet<(Instant, Id)>,
+    /// How many connections each source has.
+    crowds: Crowds,
     stun_answers: VecDeque<Transmit>,
     events: VecDeque<ServerEvent>,
     stats: Stats,
@@ -56,7 +60,15 @@ struct Session {
     state: State,
     /// The address that Retry proved when it began.
     first_address: SocketAddr,
+    /// Until then it must have registered, or hung up.
     deadline: Option<Instant>,
+}
+
+impl Session {
+    /// The source that it counts for.
+    const fn network(&self) -> Network {
+        Network::of(self.first_address.ip())
+    }
 }
 
 enum State {
@@ -92,6 +104,7 @@ impl Server {
             config,
             sessions: BTreeMap::new(),
             deadlines: BTreeSet::new(),
+            crowds: Crowds::default(),
             stun_answers: VecDeque::new(),
             events: VecDeque::new(),
             stats: Stats::default(),
@@ -129,7 +142,7 @@ impl Server {
         while let Some(&(due, id)) = self.deadlines.first()
             && due <= now
         {
-            self.hang_up(id, Goodbye::Limit, now);
+            self.abandon(id, now);
             self.deadlines.remove(&(due, id));
         }
         self.quic.handle_timeout(now);
@@ -140,6 +153,7 @@ impl Server {
     pub fn stop(&mut self, now: Instant) {
         self.last_now = now;
         self.deadlines.clear();
+        self.crowds = Crowds::default();
         for id in std::mem::take(&mut self.sessions).into_keys() {
             self.quic.close(id, Goodbye::Stopped, now);
         }
@@ -261,8 +275,10 @@ impl Server {
             return;
         }
         let limits = &self.config.limits;
-        let admit = self.deadlines.len() < limits.handshakes
-            && self.quic.len() < limits.registry.peers + limits.handshakes;
+        // Those that have said goodbye and are not gone yet are counted too.
+        let leaving =
+            (self.quic.len() - self.registry.peers()).saturating_sub(self.crowds.half_open());
+        let admit = leaving < limits.handshakes;
         match self.quic.handle_datagram(remote, payload, admit, now) {
             Received::Accepted(id) => self.begin(id, remote, now),
             Received::Dropped => self.stats.dropped_malformed += 1,
@@ -272,14 +288,42 @@ impl Server {
     }
 
     fn begin(&mut self, id: Id, remote: SocketAddr, now: Instant) {
-        let deadline = now + REGISTER_WITHIN;
-        self.deadlines.insert((deadline, id));
         let session = Session {
             state: State::Handshaking,
             first_address: remote,
-            deadline: Some(deadline),
+            deadline: None,
         };
+        let network = session.network();
         self.sessions.insert(id, session);
+        self.hurry(id, now);
+        let (of_source, all) = (
+            self.config.limits.handshakes_per_source,
+            self.config.limits.handshakes,
+        );
+        while let Some(oldest) = self.crowds.surplus(network, of_source, all) {
+            self.stats.dropped_half_open += 1;
+            self.abandon(oldest, now);
+        }
+    }
+
+    /// From now on a connection has little time to register, or to hang up.
+    fn hurry(&mut self, id: Id, now: Instant) {
+        if let Some(session) = self.sessions.get_mut(&id) {
+            let deadline = now + REGISTER_WITHIN;
+            session.deadline = Some(deadline);
+            self.deadlines.insert((deadline, id));
+            self.crowds.enter(session.network(), deadline, id);
+        }
+    }
+
+    /// A connection has all the time that it wants, or is over.
+    fn relax(&mut self, id: Id) {
+        if let Some(session) = self.sessions.get_mut(&id)
+            && let Some(deadline) = session.deadline.take()
+        {
+            self.deadlines.remove(&(deadline, id));
+            self.crowds.leave(session.network(), deadline, id);
+        }
     }
 
     fn handle_quic_events(&mut self, now: Instant) {
@@ -328,8 +372,13 @@ impl Server {
         let Some(session) = self.sessions.get_mut(&id) else {
             return;
         };
-        let address = session.first_address;
+        let (address, network) = (session.first_address, session.network());
+        let of_source = self.config.limits.peers_per_source;
+        if !self.crowds.register(network, of_source) {
+            return self.hang_up(id, Goodbye::Limit, now);
+        }
         let Some(slot) = self.registry.register(peer, id, address, now) else {
+            self.crowds.unregister(network);
             return self.hang_up(id, Goodbye::Limit, now);
         };
         session.state = State::Registered {
@@ -337,9 +386,7 @@ impl Server {
             slot,
             moving: None,
         };
-        if let Some(deadline) = session.deadline.take() {
-            self.deadlines.remove(&(deadline, id));
-        }
+        self.relax(id);
         self.stats.registrations += 1;
         self.events
             .push_back(ServerEvent::Registered { peer, address });
@@ -357,10 +404,9 @@ impl Server {
         self.tell(notices, CloseReason::PeerGone, now);
         self.quic.send(former, &ToPeer::Replaced, now);
         if let Some(session) = self.sessions.get_mut(&former) {
-            let deadline = now + REGISTER_WITHIN;
             session.state = State::Replaced;
-            session.deadline = Some(deadline);
-            self.deadlines.insert((deadline, former));
+            self.crowds.unregister(session.network());
+            self.hurry(former, now);
         }
         self.events.push_back(ServerEvent::Replaced { peer });
     }
@@ -444,20 +490,25 @@ impl Server {
 
     /// Ends a connection that is not registered.
     fn hang_up(&mut self, id: Id, why: Goodbye, now: Instant) {
+        self.relax(id);
+        self.sessions.remove(&id);
         self.quic.close(id, why, now);
-        if let Some(deadline) = self.sessions.remove(&id).and_then(|it| it.deadline) {
-            self.deadlines.remove(&(deadline, id));
-        }
+    }
+
+    /// The same for one that has taken too long: nothing is kept of it.
+    fn abandon(&mut self, id: Id, now: Instant) {
+        self.relax(id);
+        self.sessions.remove(&id);
+        self.quic.abandon(id, Goodbye::Limit, now);
     }
 
     fn end(&mut self, id: Id, why: &Lost, now: Instant) {
+        self.relax(id);
         let Some(session) = self.sessions.remove(&id) else {
             return;
         };
-        if let Some(deadline) = session.deadline {
-            self.deadlines.remove(&(deadline, id));
-        }
         if let State::Registered { peer, slot, .. } = session.state {
+            self.crowds.unregister(session.network());
             let notices = self.registry.remove(slot);
             self.tell(notices, CloseReason::PeerGone, now);
             let reason = reason(why);
@@ -480,6 +531,14 @@ impl Server {
             let closed = ToPeer::Closed { channel, reason };
             self.quic.send(connection, &closed, now);
         }
+    }
+}
+
+#[cfg(test)]
+impl Server {
+    /// Entries of all tables that grow with who comes.
+    pub(super) fn remembered(&self) -> usize {
+        self.sessions.len() + self.deadlines.len() + self.crowds.half_open() + self.registry.peers()
     }
 }
 

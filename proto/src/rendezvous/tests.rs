@@ -1,5 +1,6 @@
 //! Both halves of the conversation, joined by a pipe of datagrams that may lose and reorder them.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use proptest::prelude::*;
@@ -9,7 +10,7 @@ use super::pipe::{A_WHILE, Pipe, SERVER, address, identity, new_server};
 use super::server::{Limits, Rate, RegistryLimits, ServerEvent};
 use super::{Channel, CloseReason, ToRendezvous};
 use crate::SocketId;
-use crate::wire::relay;
+use crate::wire::{relay, stun};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -458,6 +459,97 @@ fn who_connects_and_does_not_register_is_shown_the_door() {
     pipe.ends.clear();
     pipe.run(SECOND * 30);
     assert_eq!(pipe.server.stats().connections, 0);
+}
+
+#[test]
+fn a_source_that_only_begins_loses_its_oldest_and_keeps_nobody_else_out() {
+    let limits = Limits {
+        handshakes: 8,
+        handshakes_per_source: 4,
+        ..Limits::default()
+    };
+    let mut pipe = Pipe::with_limits(25, limits);
+    for number in 0..40 {
+        let client = pipe.client(1, None);
+        let end = pipe.add_client(client, &format!("198.51.100.1:{}", 4000 + number));
+        pipe.ends[end].client.keep_quiet();
+    }
+    pipe.run(Duration::from_millis(200));
+    let stats = pipe.server.stats();
+    assert_eq!(stats.connections, 4);
+    assert!(stats.dropped_half_open >= 36, "{stats:?}");
+    for number in 2..12 {
+        pipe.add(number);
+    }
+    pipe.run(SECOND);
+    assert!(pipe.ends[40..].iter().all(|it| it.client.is_registered()));
+    pipe.ends.truncate(40);
+    pipe.run(SECOND * 5);
+    assert!(pipe.server.stats().connections <= 4 + 10, "nothing lingers");
+}
+
+#[test]
+fn one_address_has_no_more_than_its_share_of_registrations() {
+    let limits = Limits {
+        peers_per_source: 2,
+        ..Limits::default()
+    };
+    let mut pipe = Pipe::with_limits(26, limits);
+    for number in 1..=3 {
+        let client = pipe.client(number, None);
+        pipe.add_client(
+            client,
+            &format!("198.51.100.1:{}", 4000 + u16::from(number)),
+        );
+        pipe.run(SECOND);
+    }
+    pipe.add(4);
+    pipe.run(SECOND);
+    let registered = |pipe: &Pipe| -> Vec<bool> {
+        let ends = pipe.ends.iter();
+        ends.map(|end| end.client.is_registered()).collect()
+    };
+    assert_eq!(registered(&pipe), [true, true, false, true]);
+    let failures = pipe.ends[2].failures();
+    assert!(
+        failures[0].0.contains("takes no more peers"),
+        "{failures:?}"
+    );
+    // The same key again is no peer more.
+    let client = pipe.client(2, None);
+    let again = pipe.add_client(client, "198.51.100.1:5000");
+    pipe.run(Duration::from_millis(500));
+    assert!(pipe.ends[again].client.is_registered());
+    pipe.ends[0].client.stop(pipe.now);
+    pipe.run(SECOND * 60);
+    assert!(pipe.ends[2].client.is_registered(), "there is room now");
+}
+
+/// TRAVERSAL goal G6: whatever claims to come from whom, nothing is kept of it.
+#[test]
+fn a_flood_from_false_addresses_leaves_nothing_behind() {
+    let mut pipe = Pipe::new(27);
+    let mut client = pipe.client(1, None);
+    client.handle_timeout(pipe.now);
+    let initial = client.poll_transmit(pipe.now).expect("an Initial").contents;
+    let question = stun::encode_request([5; 12], None, None, Some(stun::REQUEST_SIZE));
+    for number in 0..50_000_u32 {
+        let source = std::net::Ipv4Addr::from_bits(0x0a00_0000 + number * 77);
+        let source = SocketAddr::new(source.into(), 1024);
+        for mut datagram in [initial.clone(), question.clone(), vec![34, 0, 0, 2, 9]] {
+            // The driver is busy: nothing is taken out meanwhile.
+            let server = &mut pipe.server;
+            server.handle_datagram(SocketId::MAIN, source, &mut datagram, pipe.now);
+        }
+    }
+    let waiting = std::iter::from_fn(|| pipe.server.poll_transmit(pipe.now)).count();
+    assert!((1..=2048).contains(&waiting), "{waiting}");
+    assert_eq!(pipe.server.stats().connections, 0);
+    assert_eq!(pipe.server.remembered(), 0);
+    assert_eq!(pipe.server.poll_timeout(), None);
+    pipe.add(1);
+    pipe.run(SECOND);
+    assert!(pipe.ends[0].client.is_registered());
 }
 
 #[test]

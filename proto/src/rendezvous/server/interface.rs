@@ -25,8 +25,12 @@ pub struct Config {
 pub struct Limits {
     /// Limits of registered peers.
     pub registry: RegistryLimits,
-    /// Connections that have not registered yet.
+    /// Connections that have not registered yet; one more takes the place of the oldest of the source that has the most.
     pub handshakes: usize,
+    /// The same of one IPv4 address or IPv6 /64; one more takes the place of its oldest.
+    pub handshakes_per_source: usize,
+    /// Registered peers of one IPv4 address or IPv6 /64.
+    pub peers_per_source: usize,
     /// Datagrams from one IPv4 address or IPv6 /64 that has proved nothing; the rest is dropped unread.
     pub unproven: Rate,
 }
@@ -63,6 +67,12 @@ impl Default for Limits {
                 },
             },
             handshakes: 1024,
+            // An office behind one address whose machines all come back at once: a handshake takes a fifth of a second, so
+            // that this is more than a thousand a second.
+            handshakes_per_source: 256,
+            // Carriers put 16 to 64 households behind one address, seldom 256 (a block of ports for each), and each peer needs
+            // one of its 64,512 ports; a company's thousand machines may be behind one too.
+            peers_per_source: 1024,
             // A whole office behind one address may come back at once; a registration takes about ten datagrams.
             unproven: Rate {
                 burst: 2000,
@@ -128,4 +138,6 @@ pub struct Stats {
     pub dropped_unknown_channel: u64,
     /// Datagrams over a limit, of a peer or of an unproven source.
     pub dropped_limit: u64,
+    /// Connections that had not registered and made room for newer ones.
+    pub dropped_half_open: u64,
 }
