@@ -249,7 +249,9 @@ impl Pipe {
 impl End {
     fn receive(&mut self, from: SocketAddr, contents: &[u8], now: Instant) {
         match classify(contents) {
-            Some(Kind::Quic) => self.client.handle_datagram(from, contents, now),
+            Some(Kind::Quic) => {
+                self.client.handle_datagram(from, contents, now);
+            }
             Some(Kind::Relayed) => {
                 if let Some((peer, channel, inner)) = self.client.unwrap(from, contents) {
                     self.received

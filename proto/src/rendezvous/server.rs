@@ -401,7 +401,7 @@ impl Server {
     /// Ends the former registration of a key that registers anew: whoever proves the key last has it.
     fn replace(&mut self, former: Id, slot: Slot, peer: PeerId, now: Instant) {
         let notices = self.registry.remove(slot);
-        self.tell(notices, CloseReason::PeerGone, now);
+        self.tell(notices, CloseReason::PeerReturned, now);
         self.quic.send(former, &ToPeer::Replaced, now);
         if let Some(session) = self.sessions.get_mut(&former) {
             session.state = State::Replaced;

@@ -372,10 +372,13 @@ fn channels_of_ones_own_are_open_again_after_a_reconnection() {
     pipe.run(SECOND);
     assert_eq!(pipe.ends[1].received.len(), 1);
     let gone = |end: &super::pipe::End| {
-        let reason = CloseReason::PeerGone;
         let events = end.events.iter();
-        let gone = events
-            .filter(|it| matches!(it, ClientEvent::Closed { reason: it, .. } if *it == reason));
+        let gone = events.filter(|it| {
+            let ClientEvent::Closed { reason, .. } = it else {
+                return false;
+            };
+            matches!(reason, CloseReason::PeerGone | CloseReason::PeerReturned)
+        });
         gone.count()
     };
     assert_eq!(gone(&pipe.ends[0]), 1, "the one that the other had opened");
@@ -386,6 +389,16 @@ fn channels_of_ones_own_are_open_again_after_a_reconnection() {
             .wrap(back.expect("room"), b"x")
             .is_none()
     );
+    let returned = |it: &ClientEvent| {
+        matches!(
+            it,
+            ClientEvent::Closed {
+                reason: CloseReason::PeerReturned,
+                ..
+            }
+        )
+    };
+    assert!(pipe.ends[1].events.iter().any(returned));
 }
 
 #[test]
