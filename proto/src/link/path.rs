@@ -275,7 +275,7 @@ impl Paths {
 
     /// The other end's list came: a round of checks begins at `start` (see [`Self::is_awaiting_candidates`]).
     pub fn handle_candidates(&mut self, remote: &Candidates, start: Instant, now: Instant) {
-        if self.exchange.heard() {
+        if self.exchange.heard(remote.round) {
             self.events.push_back(PathEvent::WantExchange);
         }
         let listed = &remote.candidates[..remote.candidates.len().min(MAX_CANDIDATES)];
@@ -445,6 +445,10 @@ impl Paths {
     /// A round begins when it was agreed, unless this peer makes us begin too many.
     fn round_start(&mut self, wanted: Instant, now: Instant) -> Instant {
         let mut start = wanted.clamp(now, now + MAX_START);
+        // One that has been put off takes the newer list, and is not put off again.
+        if let Some(&pending) = self.rounds.back().filter(|&&pending| pending >= start) {
+            return pending;
+        }
         if self.rounds.len() >= ROUND_BURST
             && let Some(earlier) = self.rounds.pop_front()
         {
