@@ -20,6 +20,7 @@ use kuguri_proto::node::{
 use kuguri_proto::rendezvous::server;
 use kuguri_proto::wire::control::Credential;
 use kuguri_proto::wire::ethernet::MacAddr;
+use kuguri_proto::wire::stun;
 use kuguri_proto::{SocketId, Transmit};
 use kuguri_sim::link::LinkConfig;
 use kuguri_sim::nat::NatConfig;
@@ -530,6 +531,8 @@ impl Rendezvous {
             addresses: vec![VPS],
             port: PORT,
             alternate_port: Some(PORT + 1),
+            second_address: None,
+            stun: stun::Policy::Strict,
             limits,
         };
         Self {

@@ -148,6 +148,7 @@ impl Node {
                 self.set_reflexive(vec![observed], now);
                 self.events.push_back(Event::Registered { key, observed });
                 self.connect_now(now);
+                self.show_relays(now);
             }
             ClientEvent::Failed { reason, fatal } => {
                 self.rendezvous.state = if fatal { "failed" } else { "connecting" }.to_owned();
@@ -161,6 +162,24 @@ impl Node {
                 peer,
                 reason,
             } => self.channel_closed(channel, peer, reason, now),
+        }
+    }
+
+    /// The rendezvous knows us anew, or at another address: links that we relay are to be heard from at once, since the other
+    /// end learns from a datagram by which channel it can answer.
+    fn show_relays(&mut self, now: Instant) {
+        let relayed = |link: &&Link| link.is_starter() && link.relay().is_some();
+        let relayed: Vec<u32> = self
+            .links
+            .iter()
+            .filter(relayed)
+            .map(Link::local_index)
+            .collect();
+        for index in relayed {
+            if let Some(link) = self.links.get_mut(index) {
+                link.check_alive(now);
+            }
+            self.settle_link(index, now);
         }
     }
 

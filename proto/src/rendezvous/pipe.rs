@@ -11,7 +11,7 @@ use super::client::{Client, ClientEvent};
 use super::server::{Config, Limits, Server, ServerEvent};
 use super::{Channel, KEEP_ALIVE};
 use crate::identity::{Identity, PeerId};
-use crate::wire::{Kind, classify};
+use crate::wire::{Kind, classify, stun};
 use crate::{SocketId, Transmit};
 
 /// Some moment: tests count from it, and never ask what it is.
@@ -290,6 +290,8 @@ pub(super) fn new_server(number: u8, seed: u64, limits: Limits, now: Instant) ->
         addresses: vec![address(SERVER).ip()],
         port: 7777,
         alternate_port: Some(7778),
+        second_address: None,
+        stun: stun::Policy::Strict,
         limits,
     };
     let seed = StdRng::seed_from_u64(seed).random();

@@ -30,12 +30,15 @@ mod registry;
 use crowd::Crowds;
 pub use interface::{Config, Limits, ServerEvent, Stats};
 pub use limits::Rate;
-use limits::{Network, SourceBuckets};
+use limits::{Bucket, Network, SourceBuckets};
 pub use registry::RegistryLimits;
 use registry::{NoRoute, Notice, Registry, Slot};
 
-/// The second socket, which answers STUN alone.
+/// The second socket, at the other port; like all but the main one it answers STUN alone.
 pub const ALTERNATE: SocketId = SocketId(1);
+
+/// The sockets at the second address, at the main port and at the other.
+pub const SECOND: [SocketId; 2] = [SocketId(2), SocketId(3)];
 
 /// A rendezvous.
 pub struct Server {
@@ -43,6 +46,9 @@ pub struct Server {
     registry: Registry,
     config: Config,
     sources: SourceBuckets,
+    /// Sources that got answers larger than their requests, and all of them together.
+    favoured: SourceBuckets,
+    favours: Bucket,
     sessions: BTreeMap<Id, Session>,
     /// Connections that must register until then, or leave.
     deadlines: BTreeSet<(Instant, Id)>,
@@ -100,6 +106,8 @@ impl Server {
         Self {
             quic: Quic::server(identity, tls, draw(), now),
             sources: SourceBuckets::new(draw(), now),
+            favoured: SourceBuckets::new(draw(), now),
+            favours: Bucket::full(now),
             registry: Registry::new(config.limits.registry, draw(), now),
             config,
             sessions: BTreeMap::new(),
@@ -239,35 +247,76 @@ impl Server {
         if self.stun_answers.len() >= MAX_STUN_ANSWERS || !self.admit_source(remote, now) {
             return;
         }
-        let Some(contents) = stun::answer(payload, remote, &self.stun_addresses(socket, remote))
-        else {
+        let policy = self.config.stun;
+        let wanted = |change| self.stun_addresses(socket, change, remote);
+        let Some(reply) = stun::reply(payload, remote, policy, wanted) else {
             self.stats.dropped_malformed += 1;
             return;
         };
+        if reply.is_larger_than(payload) {
+            if !self.admit_favour(remote, now) {
+                return;
+            }
+            self.stats.larger_answers += 1;
+        }
         self.stats.stun_answers += 1;
         self.stun_answers.push_back(Transmit {
-            socket,
-            ..Transmit::datagram(remote, contents)
+            socket: moved(socket, reply.change).unwrap_or(socket),
+            ..Transmit::datagram(remote, reply.contents)
         });
     }
 
-    /// The addresses of our two sockets, of the family of `remote`.
-    fn stun_addresses(&self, socket: SocketId, remote: SocketAddr) -> stun::ServerAddresses {
-        let main = self.config.port;
-        let alternate = self.config.alternate_port;
-        let known = self.config.addresses.iter().copied();
-        let known = known
-            .filter(|ip| ip.is_ipv4() == remote.is_ipv4())
-            .find(|ip| !ip.is_unspecified());
-        let (own, other) = if socket == SocketId::MAIN {
-            (main, alternate)
-        } else {
-            (alternate.unwrap_or(main), Some(main))
+    /// Whether a source may have one more answer that is larger than its request.
+    fn admit_favour(&mut self, remote: SocketAddr, now: Instant) -> bool {
+        let limits = &self.config.limits;
+        let network = Network::of(remote.ip());
+        let admitted = self.favoured.take(network, 1, limits.larger_answers, now)
+            && self.favours.take(1, limits.larger_answers_in_all, now);
+        self.stats.dropped_limit += u64::from(!admitted);
+        admitted
+    }
+
+    /// The address of the socket that an answer is wanted from, and of the one that differs from the one that was asked in all
+    /// that it can. `None` when there is no such socket.
+    fn stun_addresses(
+        &self,
+        asked: SocketId,
+        change: stun::Change,
+        remote: SocketAddr,
+    ) -> Option<stun::ServerAddresses> {
+        let both = stun::Change {
+            address: self.second_address(remote).is_some(),
+            port: true,
         };
-        stun::ServerAddresses {
-            origin: SocketAddr::new(known.unwrap_or_else(|| unspecified(remote)), own),
-            other: known.zip(other).map(|(ip, port)| SocketAddr::new(ip, port)),
-        }
+        let other = self.stun_address(moved(asked, both)?, remote);
+        Some(stun::ServerAddresses {
+            origin: self.stun_address(moved(asked, change)?, remote)?,
+            other: other.filter(|other| !other.ip().is_unspecified()),
+        })
+    }
+
+    /// The address of a socket in the family of `remote`, unspecified when it is not known. `None` when there is no such socket.
+    fn stun_address(&self, socket: SocketId, remote: SocketAddr) -> Option<SocketAddr> {
+        let second = self.second_address(remote);
+        let alike = |ip: &IpAddr| ip.is_ipv4() == remote.is_ipv4() && Some(*ip) != second;
+        let mut first = self.config.addresses.iter().copied().filter(alike);
+        let ip = if socket.0 & 2 != 0 {
+            second?
+        } else {
+            let known = first.find(|ip| !ip.is_unspecified());
+            known.unwrap_or_else(|| unspecified(remote))
+        };
+        let port = if socket.0 & 1 != 0 {
+            self.config.alternate_port?
+        } else {
+            self.config.port
+        };
+        Some(SocketAddr::new(ip, port))
+    }
+
+    fn second_address(&self, remote: SocketAddr) -> Option<IpAddr> {
+        let second = self.config.second_address;
+        second.filter(|ip| ip.is_ipv4() == remote.is_ipv4())
     }
 
     fn handle_quic(&mut self, remote: SocketAddr, payload: &[u8], now: Instant) {
@@ -416,11 +465,12 @@ impl Server {
             return;
         };
         let alternate = self.config.alternate_port.into_iter();
+        let alternate = alternate.map(|port| SocketAddr::new(unspecified(observed), port));
+        let second = self.second_address(observed).into_iter();
+        let second = second.map(|ip| SocketAddr::new(ip, self.config.port));
         let registered = ToPeer::Registered {
             observed,
-            stun: alternate
-                .map(|port| SocketAddr::new(unspecified(observed), port))
-                .collect(),
+            stun: alternate.chain(second).collect(),
             features: 0,
         };
         self.quic.send(id, &registered, now);
@@ -540,6 +590,12 @@ impl Server {
     pub(super) fn remembered(&self) -> usize {
         self.sessions.len() + self.deadlines.len() + self.crowds.half_open() + self.registry.peers()
     }
+}
+
+/// The socket that differs from this one in what is wanted.
+fn moved(socket: SocketId, change: stun::Change) -> Option<SocketId> {
+    let (port, address) = (u16::from(change.port), 2 * u16::from(change.address));
+    (socket.0 < 4).then_some(SocketId(socket.0 ^ port ^ address))
 }
 
 fn reason(why: &Lost) -> String {

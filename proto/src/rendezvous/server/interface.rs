@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use super::{Rate, RegistryLimits};
 use crate::identity::PeerId;
+use crate::wire::stun;
 
 /// What a rendezvous is told at its start.
 #[derive(Clone, Debug)]
@@ -16,6 +17,10 @@ pub struct Config {
     pub port: u16,
     /// The port of the second socket, if there is one.
     pub alternate_port: Option<u16>,
+    /// A second address with both ports, if there is one: with it, this is a whole server of RFC 5780.
+    pub second_address: Option<IpAddr>,
+    /// Who gets an answer to STUN.
+    pub stun: stun::Policy,
     /// What it lets others ask of it.
     pub limits: Limits,
 }
@@ -33,6 +38,10 @@ pub struct Limits {
     pub peers_per_source: usize,
     /// Datagrams from one IPv4 address or IPv6 /64 that has proved nothing; the rest is dropped unread.
     pub unproven: Rate,
+    /// STUN answers that are larger than their request, to one IPv4 address or IPv6 /64 (see [`stun::Policy::Compatible`]).
+    pub larger_answers: Rate,
+    /// The same to all.
+    pub larger_answers_in_all: Rate,
 }
 
 impl Default for Limits {
@@ -77,6 +86,16 @@ impl Default for Limits {
             unproven: Rate {
                 burst: 2000,
                 per_second: 400,
+            },
+            // A client asks some ten times to learn all about its NAT. An answer has 100 bytes at most, so whoever puts another's
+            // address on a request sends no more than 500 bytes a second there, and 20 kB a second in all.
+            larger_answers: Rate {
+                burst: 40,
+                per_second: 5,
+            },
+            larger_answers_in_all: Rate {
+                burst: 400,
+                per_second: 200,
             },
         }
     }
@@ -130,6 +149,8 @@ pub struct Stats {
     pub relayed_bytes: u64,
     /// STUN answers sent.
     pub stun_answers: u64,
+    /// Those of them that were larger than their request.
+    pub larger_answers: u64,
     /// Datagrams of no known kind, or malformed.
     pub dropped_malformed: u64,
     /// Datagrams to relay that came from no registered peer's proven address.
