@@ -148,7 +148,7 @@ mod tests {
         }
         let nothing = Welcome {
             address: None,
-            ..good.clone()
+            ..good
         };
         assert_eq!(verdict(&nothing), Err(Fault::Gateway(ip("192.168.30.1"))));
         let bridged = Welcome {

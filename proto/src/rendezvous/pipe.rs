@@ -284,18 +284,30 @@ impl End {
     }
 }
 
+/// A rendezvous that answers STUN clients of other makers too.
+pub(super) fn compatible_server(limits: Limits, now: Instant) -> Server {
+    let config = Config {
+        stun: stun::Policy::Compatible,
+        ..config(limits)
+    };
+    Server::new(&identity(200), config, [1; 32], now)
+}
+
 /// A rendezvous with the key `number`.
 pub(super) fn new_server(number: u8, seed: u64, limits: Limits, now: Instant) -> Server {
-    let config = Config {
+    let seed = StdRng::seed_from_u64(seed).random();
+    Server::new(&identity(number), config(limits), seed, now)
+}
+
+fn config(limits: Limits) -> Config {
+    Config {
         addresses: vec![address(SERVER).ip()],
         port: 7777,
         alternate_port: Some(7778),
         second_address: None,
         stun: stun::Policy::Strict,
         limits,
-    };
-    let seed = StdRng::seed_from_u64(seed).random();
-    Server::new(&identity(number), config, seed, now)
+    }
 }
 
 /// Long enough for a keep-alive and its consequences.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::client::{Client, ClientEvent};
-use super::pipe::{A_WHILE, Pipe, SERVER, address, identity, new_server};
+use super::pipe::{A_WHILE, Pipe, SERVER, address, compatible_server, identity, new_server};
 use super::server::{Limits, Rate, RegistryLimits, ServerEvent};
 use super::{Channel, CloseReason, ToRendezvous};
 use crate::SocketId;
@@ -563,6 +563,45 @@ fn a_flood_from_false_addresses_leaves_nothing_behind() {
     pipe.add(1);
     pipe.run(SECOND);
     assert!(pipe.ends[0].client.is_registered());
+}
+
+#[test]
+fn answers_that_are_larger_than_their_questions_are_few_for_each_and_for_all() {
+    let rate = |burst| Rate {
+        burst,
+        per_second: 1,
+    };
+    let limits = Limits {
+        larger_answers: rate(5),
+        larger_answers_in_all: rate(30),
+        ..Limits::default()
+    };
+    let mut pipe = Pipe::new(28);
+    pipe.server = compatible_server(limits, pipe.now);
+    let bare = [&[0, 1, 0, 0][..], &[9; 16]].concat();
+    let padded = stun::encode_request([5; 12], None, None, Some(stun::REQUEST_SIZE));
+    let mut ask = |number: u8, question: &[u8], times: usize| {
+        let source = address(&format!("198.51.100.{number}:4000"));
+        let mut answers = 0;
+        for _ in 0..times {
+            let server = &mut pipe.server;
+            let mut question = question.to_vec();
+            server.handle_datagram(SocketId::MAIN, source, &mut question, pipe.now);
+            answers += std::iter::from_fn(|| server.poll_transmit(pipe.now)).count();
+        }
+        answers
+    };
+    assert_eq!(ask(1, &bare, 50), 5, "one source");
+    assert_eq!(ask(2, &bare, 1), 1, "others are still served");
+    let all: usize = (3..100).map(|number| ask(number, &bare, 1)).sum();
+    assert_eq!(all, 24, "but not all at once");
+    assert_eq!(
+        ask(1, &padded, 10),
+        10,
+        "who asks in enough bytes needs no favour"
+    );
+    let stats = pipe.server.stats();
+    assert_eq!((stats.larger_answers, stats.stun_answers), (30, 40));
 }
 
 #[test]

@@ -44,10 +44,7 @@ pub(super) fn parse(bytes: &[u8]) -> Option<Request> {
         }
         rest = after;
     }
-    rest.is_empty().then_some(Request {
-        id: id.try_into().ok()?,
-        change,
-    })
+    rest.is_empty().then_some(Request { id, change })
 }
 
 /// The answer: how the client looks from outside, where it comes from, and where else the server answers.
