@@ -407,7 +407,7 @@ mod tests {
                 reason: "gone".into(),
             },
             Event::Joined {
-                hub_name: "office".into(),
+                hub_name: "office\x1b[2J\r".into(),
                 address: Some((host, 24)),
                 gateway: None,
                 mtu: 1400,

@@ -29,8 +29,9 @@ mod links;
 mod member;
 mod settle;
 pub mod status;
+mod welcome;
 
-pub use config::{Command, Config, HubConfig, MemberConfig, RendezvousServer, Role};
+pub use config::{Command, Config, HubConfig, MEMBERS_MAX, MemberConfig, RendezvousServer, Role};
 pub use event::Event;
 pub use status::Status;
 
@@ -119,7 +120,8 @@ impl Node {
     ) {
         match wire::classify(payload) {
             Some(Kind::Quic) if self.client.server() == Some(remote) => {
-                self.client.handle_datagram(remote, payload, now);
+                let known = self.client.handle_datagram(remote, payload, now);
+                self.refused_datagrams += u64::from(!known);
             }
             Some(Kind::Relayed) => self.handle_relayed(remote, payload, now),
             Some(Kind::Sealed) => {
@@ -157,6 +159,7 @@ impl Node {
         self.settle_rendezvous(now);
         self.connect_if_due(now);
         self.reopen_relay_if_due(now);
+        self.renew_if_due(now);
         if self.parting.take_if(|at| *at <= now).is_some() {
             self.client.stop(now);
         }

@@ -2,6 +2,7 @@
 
 use std::io::{self, ErrorKind, IoSliceMut};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::task::{Context, Poll};
 
 use quinn_udp::{RecvMeta, Transmit, UdpSocketState};
 use socket2::{Domain, Protocol, Socket, Type};
@@ -25,6 +26,18 @@ pub enum BindError {
         "UDP port 65535 has no next one, at which STUN must answer too; choose a lower one by --port"
     )]
     NoNext,
+    /// The system refuses the second address.
+    #[error(
+        "UDP port {port} at {address} cannot be had ({error}); check --second-address and --port"
+    )]
+    SecondRefused {
+        /// Where.
+        address: IpAddr,
+        /// The port.
+        port: u16,
+        /// What the system says.
+        error: io::Error,
+    },
     /// The system refuses.
     #[error("UDP port {port} at {address} cannot be had ({error}); check --listen and --port")]
     Refused {
@@ -71,6 +84,18 @@ impl UdpEndpoint {
             };
         };
         Self::bind_to(address, port)
+    }
+
+    /// A socket at the second address.
+    ///
+    /// # Errors
+    /// When it is in use or the system refuses it.
+    pub fn bind_second(address: IpAddr, port: u16) -> Result<Self, BindError> {
+        Self::open(address, port).map_err(|error| BindError::SecondRefused {
+            address,
+            port,
+            error,
+        })
     }
 
     fn bind_to(address: IpAddr, port: u16) -> Result<Self, BindError> {
@@ -125,6 +150,14 @@ impl UdpEndpoint {
     /// When the socket is broken.
     pub async fn readable(&self) -> io::Result<()> {
         self.io.readable().await
+    }
+
+    /// The same for who waits for several at once.
+    ///
+    /// # Errors
+    /// When the socket is broken.
+    pub fn poll_readable(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.io.poll_recv_ready(context)
     }
 
     /// Reads a batch; `WouldBlock` when there is nothing.

@@ -15,11 +15,12 @@ use kuguri_proto::gateway::subnet::Subnet;
 use kuguri_proto::identity::{Identity, PeerId};
 use kuguri_proto::node::status::LinkStatus;
 use kuguri_proto::node::{
-    Command, Config, Event, HubConfig, MemberConfig, Node, RendezvousServer, Role,
+    Command, Config, Event, HubConfig, MEMBERS_MAX, MemberConfig, Node, RendezvousServer, Role,
 };
 use kuguri_proto::rendezvous::server;
 use kuguri_proto::wire::control::Credential;
 use kuguri_proto::wire::ethernet::MacAddr;
+use kuguri_proto::wire::stun;
 use kuguri_proto::{SocketId, Transmit};
 use kuguri_sim::link::LinkConfig;
 use kuguri_sim::nat::NatConfig;
@@ -211,6 +212,7 @@ impl World {
             name: "office".to_owned(),
             tokens: vec![TOKEN],
             subnet,
+            members_max: MEMBERS_MAX,
         };
         self.config(self.office, Role::Hub(hub))
     }
@@ -278,8 +280,13 @@ impl World {
 
     /// Starts a rendezvous with the key that it always had, in place of the one that runs, which is as if it had been killed.
     pub fn start_rendezvous(&mut self) {
-        let rendezvous =
-            Rendezvous::new(&self.identity(0), self.fresh_seed(3), self.simulation.now());
+        self.start_rendezvous_with(server::Limits::default());
+    }
+
+    /// The same with other limits than a rendezvous has by default.
+    pub fn start_rendezvous_with(&mut self, limits: server::Limits) {
+        let (identity, seed) = (self.identity(0), self.fresh_seed(3));
+        let rendezvous = Rendezvous::new(&identity, seed, limits, self.simulation.now());
         self.started += 1;
         self.simulation
             .insert(self.vps, Machine::Rendezvous(Box::new(rendezvous)));
@@ -538,12 +545,14 @@ impl Peer {
 }
 
 impl Rendezvous {
-    fn new(identity: &Identity, seed: [u8; 32], now: Instant) -> Self {
+    fn new(identity: &Identity, seed: [u8; 32], limits: server::Limits, now: Instant) -> Self {
         let config = server::Config {
             addresses: vec![VPS],
             port: PORT,
             alternate_port: Some(PORT + 1),
-            limits: server::Limits::default(),
+            second_address: None,
+            stun: stun::Policy::Strict,
+            limits,
         };
         Self {
             server: server::Server::new(identity, config, seed, now),

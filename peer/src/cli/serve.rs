@@ -8,7 +8,7 @@ use anyhow::Context;
 use kuguri_proto::gateway::subnet::Subnet;
 use kuguri_proto::identity::PeerId;
 use kuguri_proto::invite::{Invite, RendezvousRef};
-use kuguri_proto::node::{Event, HubConfig, Role};
+use kuguri_proto::node::{Event, HubConfig, MEMBERS_MAX, Role};
 use kuguri_rendezvous::keyfile;
 
 use super::start::{self, Start};
@@ -67,6 +67,7 @@ pub(super) fn run(flags: Flags, state: &State, started: Instant) -> anyhow::Resu
         name: flags.name.clone(),
         tokens: file.tokens(),
         subnet: flags.address,
+        members_max: MEMBERS_MAX,
     });
     let qr = flags.qr || stdout_is_terminal();
     let host = Host {

@@ -2,7 +2,7 @@
 
 use kuguri_proto::gateway::subnet::Subnet;
 use kuguri_proto::identity::Identity;
-use kuguri_proto::node::{Config, HubConfig, RendezvousServer, Role};
+use kuguri_proto::node::{Config, HubConfig, MEMBERS_MAX, RendezvousServer, Role};
 
 use super::*;
 use crate::admin;
@@ -23,6 +23,7 @@ fn node(rendezvous: SocketAddr) -> Node {
             name: "office".into(),
             tokens: vec![[1; 16]],
             subnet: Subnet::default(),
+            members_max: MEMBERS_MAX,
         }),
         rendezvous: RendezvousServer {
             addresses: vec![rendezvous],

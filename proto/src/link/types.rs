@@ -86,6 +86,8 @@ pub enum LinkEvent {
         /// As given.
         id: u64,
     },
+    /// Nothing has come from the peer for a while, though it was asked; told once, until something comes again.
+    Silent,
     /// The link has ended; nothing more comes from it.
     Closed {
         /// One sentence.

@@ -53,7 +53,12 @@ pub struct HubConfig {
     pub tokens: Vec<[u8; 16]>,
     /// The address of its virtual host; members get addresses of the same network.
     pub subnet: Subnet,
+    /// Members at once at most, such as [`MEMBERS_MAX`]: whoever has an invite can make itself keys without number.
+    pub members_max: usize,
 }
+
+/// The members that a hub takes unless it is told otherwise: each costs some tens of kilobytes.
+pub const MEMBERS_MAX: usize = 4096;
 
 /// A member's settings.
 #[derive(Clone, Debug, PartialEq, Eq)]
