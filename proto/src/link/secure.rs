@@ -16,6 +16,7 @@ use super::seal::{LinkKeys, Role, Suite};
 use super::{LinkEvent, Outgoing, Via};
 use crate::Transmit;
 use crate::node::status::Counters;
+use crate::offload::checksum;
 use crate::rendezvous::Channel;
 use crate::wire::chunk::{self, Chunk};
 use crate::wire::sealed::{HEADER, TAG};
@@ -121,6 +122,14 @@ impl Secure {
                 Ok(()) => contents.frames.push(frame.to_vec()),
                 Err(_) => self.malformed += 1,
             },
+            Chunk::OpenFrame(frame) => {
+                let mut whole = frame.to_vec();
+                if pack::check_length(frame.len()).is_ok() && checksum::finish_frame(&mut whole) {
+                    contents.frames.push(whole);
+                } else {
+                    self.malformed += 1;
+                }
+            }
             Chunk::Fragment(fragment) => match self.reassembler.handle_fragment(fragment, now) {
                 Ok(whole) => contents.frames.extend(whole),
                 Err(_) => self.malformed += 1,

@@ -15,7 +15,7 @@ use crate::gateway::subnet::Subnet;
 use crate::gateway::{Gateway, mac_from_seed};
 use crate::identity::PeerId;
 use crate::switch::{self, Forwarding, PortId, Row, Switch};
-use crate::wire::control::{Join, Refusal, Welcome};
+use crate::wire::control::{Join, OPEN_FRAMES, Refusal, Welcome};
 use crate::wire::ethernet;
 
 /// The gateway's port on the switch; links have their index's.
@@ -107,7 +107,7 @@ impl Hub {
             address: Some((IpAddr::V4(address), self.subnet.prefix())),
             gateway: Some(IpAddr::V4(self.subnet.address())),
             mtu: MTU,
-            features: 0,
+            features: OPEN_FRAMES,
         })
     }
 

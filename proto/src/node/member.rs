@@ -8,7 +8,7 @@ use rand::{RngExt, SeedableRng};
 use super::{Event, MemberConfig, Node, Side};
 use crate::identity::PeerId;
 use crate::link::Link;
-use crate::wire::control::{Join, Refusal, Welcome};
+use crate::wire::control::{Join, OPEN_FRAMES, Refusal, Welcome};
 
 /// A joined hub, or the wish to join it.
 pub(super) struct Member {
@@ -66,7 +66,7 @@ impl Member {
             credential: self.config.credential.clone(),
             host_name: host_name.to_owned(),
             mac: self.config.mac,
-            features: 0,
+            features: OPEN_FRAMES,
         }
     }
 
