@@ -19,5 +19,5 @@ pub mod vnet;
 
 pub use coalesce::{Coalescer, Super};
 pub use layout::{Layout, Protocol, Version};
-pub use split::{Pieces, SplitError, split};
+pub use split::{Pieces, SplitError, split, split_frame};
 pub use vnet::{Gso, VnetHeader};

@@ -209,6 +209,7 @@ impl World {
             name: "office".to_owned(),
             tokens: vec![TOKEN],
             subnet,
+            card: false,
         };
         self.config(self.office, Role::Hub(hub))
     }

@@ -75,6 +75,7 @@ pub(super) fn run(flags: Flags, state: &State, started: Instant) -> anyhow::Resu
         name: flags.name.clone(),
         tokens: file.tokens(),
         subnet: flags.address,
+        card: flags.card.is_some(),
     });
     let qr = flags.qr || stdout_is_terminal();
     let host = Host {

@@ -23,6 +23,7 @@ fn node(rendezvous: SocketAddr) -> Node {
             name: "office".into(),
             tokens: vec![[1; 16]],
             subnet: Subnet::default(),
+            card: false,
         }),
         rendezvous: RendezvousServer {
             addresses: vec![rendezvous],

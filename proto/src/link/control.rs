@@ -109,9 +109,13 @@ impl Link {
 
     pub(super) fn handle_control(&mut self, message: Control, now: Instant) {
         match message {
-            Control::Join(join) if !self.starter => self.events.push_back(LinkEvent::Join(join)),
+            Control::Join(join) if !self.starter => {
+                self.features = join.features;
+                self.events.push_back(LinkEvent::Join(join));
+            }
             Control::Welcome(welcome) if self.starter => {
                 self.refuse_network(&welcome);
+                self.features = welcome.features;
                 self.events.push_back(LinkEvent::Welcome(welcome))
             }
             Control::Refuse(refusal) if self.starter => {

@@ -51,6 +51,8 @@ pub struct HubConfig {
     pub tokens: Vec<[u8; 16]>,
     /// The address of its virtual host; members get addresses of the same network.
     pub subnet: Subnet,
+    /// Whether this machine is in the network too, by a virtual LAN card, which is a port of the switch.
+    pub card: bool,
 }
 
 /// A member's settings.

@@ -17,6 +17,8 @@ pub(super) struct Links {
     by_peer: BTreeMap<PeerId, u32>,
     deadlines: BTreeSet<(Instant, u32)>,
     ready: BTreeSet<u32>,
+    /// Links of which a data plane may have to be told something.
+    touched: Option<BTreeSet<u32>>,
 }
 
 struct Entry {
@@ -42,6 +44,7 @@ impl Links {
             self.deadlines.remove(&(deadline, index));
         }
         self.ready.remove(&index);
+        self.touch(index);
         self.by_peer.retain(|_, at| *at != index);
         Some(entry.link)
     }
@@ -112,6 +115,20 @@ impl Links {
     pub(super) fn refresh(&mut self, index: u32) {
         self.reschedule(index);
         self.ready.insert(index);
+        self.touch(index);
+    }
+
+    /// The links that were changed or removed since the last call; at the first call, all.
+    pub(super) fn take_touched(&mut self) -> BTreeSet<u32> {
+        self.touched
+            .replace(BTreeSet::new())
+            .unwrap_or_else(|| self.by_index.keys().copied().collect())
+    }
+
+    fn touch(&mut self, index: u32) {
+        if let Some(touched) = &mut self.touched {
+            touched.insert(index);
+        }
     }
 
     /// One of the links that may have output.

@@ -87,6 +87,26 @@ pub fn split(vnet: VnetHeader, frame: &[u8], largest: usize) -> Result<Pieces<'_
     Ok(Pieces { frame, sum, cut })
 }
 
+/// The same for a frame that a peer sent, whose checksum is `open` or there.
+///
+/// # Errors
+/// When it is too short, or open and not of a kind that can be.
+pub fn split_frame(frame: &[u8], open: bool, largest: usize) -> Result<Pieces<'_>, SplitError> {
+    let vnet = if open {
+        let layout = Layout::parse(frame).ok_or(SplitError::Malformed)?;
+        VnetHeader {
+            needs_csum: true,
+            csum_start: u16::try_from(layout.transport).map_err(|_| SplitError::Malformed)?,
+            csum_offset: u16::try_from(layout.protocol.checksum_offset())
+                .map_err(|_| SplitError::Malformed)?,
+            ..VnetHeader::default()
+        }
+    } else {
+        VnetHeader::default()
+    };
+    split(vnet, frame, largest)
+}
+
 impl Pieces<'_> {
     /// How many there are: at least one.
     #[must_use]

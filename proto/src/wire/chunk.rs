@@ -139,6 +139,19 @@ pub fn frame_header(length: usize, open: bool) -> Option<[u8; HEADER]> {
     Some([if open { OPEN_FRAME } else { FRAME }, 0, high, low])
 }
 
+/// The same for a part of a frame.
+#[must_use]
+pub fn part_header(part: &Fragment<'_>) -> Option<[u8; FRAGMENT_HEADER]> {
+    let mut header = [0; FRAGMENT_HEADER];
+    let length = u16::try_from(FRAGMENT_HEADER - HEADER + part.bytes.len()).ok()?;
+    header[0] = FRAGMENT;
+    header[2..4].copy_from_slice(&length.to_be_bytes());
+    header[4..8].copy_from_slice(&part.number.to_be_bytes());
+    header[8..12].copy_from_slice(&part.offset.to_be_bytes());
+    header[12..].copy_from_slice(&part.total.to_be_bytes());
+    Some(header)
+}
+
 /// The chunks of a plaintext, in order. Ends at padding, at the end, or behind the first error.
 #[derive(Clone, Debug)]
 pub struct Chunks<'a> {
@@ -178,6 +191,12 @@ impl<'a> Iterator for Chunks<'a> {
 }
 
 impl<'a> Chunks<'a> {
+    /// Bytes that have not been read: what was read last ends so many bytes before the end.
+    #[must_use]
+    pub const fn left(&self) -> usize {
+        self.rest.len()
+    }
+
     fn take_body(&mut self) -> Option<&'a [u8]> {
         let (&[_kind, _flags, high, low], rest) = self.rest.split_first_chunk()?;
         let (body, rest) = rest.split_at_checked(usize::from(u16::from_be_bytes([high, low])))?;
