@@ -14,6 +14,7 @@
 pub mod admin;
 pub mod cli;
 pub mod config;
+pub mod dataplane;
 pub mod demo;
 pub mod driver;
 pub mod known;

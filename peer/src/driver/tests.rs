@@ -61,6 +61,7 @@ fn running() -> Running {
         stop: stopped,
     };
     let driver = Driver::new(node(([127, 0, 0, 1], 9).into()), parts, Silent);
+    let driver = driver.expect("threads");
     Running {
         state,
         stop,
