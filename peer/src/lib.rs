@@ -17,6 +17,7 @@ pub mod bench;
 mod cast;
 pub mod cli;
 pub mod config;
+pub mod dataplane;
 pub mod demo;
 pub mod driver;
 pub mod known;

@@ -251,7 +251,8 @@ fn node_object(event: &Event) -> Option<(&'static str, Value)> {
             json!({ "peer": peer, "reason": refusal_code(*refusal) }),
         ),
         Event::Stopped => ("stopped", json!({})),
-        Event::Pong { .. } | Event::PingLost { .. } => return None,
+        // What is set on the card is told when it is set.
+        Event::Card { .. } | Event::Pong { .. } | Event::PingLost { .. } => return None,
     })
 }
 
@@ -320,7 +321,8 @@ fn node_text(event: &Event) -> Option<String> {
             format!("refused {}: {why}", peer.short())
         }
         Event::Stopped => "stopped".to_owned(),
-        Event::Pong { .. } | Event::PingLost { .. } => return None,
+        // What is set on the card is told when it is set.
+        Event::Card { .. } | Event::Pong { .. } | Event::PingLost { .. } => return None,
     })
 }
 

@@ -16,6 +16,7 @@
 //! It knows no switch and no rendezvous: [`Via`] says by which way a datagram came or is to go.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rand::SeedableRng;
@@ -30,8 +31,10 @@ use crate::wire::control::{Bye, Candidate, Candidates, Control, Join, Refusal, W
 use crate::wire::stun::Transaction;
 
 pub mod arq;
+pub mod batch;
 pub mod pack;
 pub mod path;
+pub mod plane;
 pub mod rekey;
 pub mod seal;
 pub mod tls;
@@ -45,7 +48,8 @@ mod types;
 pub use types::{LinkEvent, Outgoing, Setup, Via};
 
 use arq::Arq;
-use secure::Secure;
+use plane::Traffic;
+use secure::{Contents, Secure};
 use tls::TlsSession;
 
 /// One remote peer.
@@ -71,6 +75,11 @@ pub struct Link {
     events: VecDeque<LinkEvent>,
     frames: VecDeque<Vec<u8>>,
     counters: Counters,
+    traffic: Arc<Traffic>,
+    /// Frames that a data plane had sent when it was looked last.
+    traffic_taken: u64,
+    /// What the peer said in Join or Welcome that it can do.
+    features: u64,
     cipher: &'static str,
     path_since: Instant,
     /// The hub has let us in.
@@ -129,6 +138,9 @@ impl Link {
             events: VecDeque::new(),
             frames: VecDeque::new(),
             counters: Counters::default(),
+            traffic: Arc::new(Traffic::new(now)),
+            traffic_taken: 0,
+            features: 0,
             cipher: "",
             path_since: now,
             welcomed: false,
@@ -220,6 +232,11 @@ impl Link {
         let Some(contents) = secure.open(datagram, via, now) else {
             return;
         };
+        self.take_contents(contents, via, now);
+    }
+
+    /// What was in a sealed datagram that came by `via`.
+    fn take_contents(&mut self, contents: Contents, via: Via, now: Instant) {
         self.sealed_seen = true;
         self.silent_told = false;
         self.last_received = now;
@@ -356,6 +373,7 @@ impl Link {
 
     /// The time of [`Self::poll_timeout`] has come.
     pub fn handle_timeout(&mut self, now: Instant) {
+        self.take_traffic(now);
         self.arq.handle_timeout(now);
         if let Some(secure) = &mut self.secure {
             secure.handle_timeout(now);
@@ -449,6 +467,7 @@ impl Link {
         if let Some(secure) = &self.secure {
             secure.count(&mut counters);
         }
+        self.traffic.count(&mut counters);
         LinkStatus {
             peer: self.peer.to_string(),
             path: match (self.established, direct.is_some()) {

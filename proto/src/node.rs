@@ -27,6 +27,7 @@ mod event;
 mod hub;
 mod links;
 mod member;
+pub mod plane;
 mod settle;
 pub mod status;
 mod welcome;
@@ -60,6 +61,7 @@ pub struct Node {
     stopped: bool,
     events: VecDeque<Event>,
     frames: VecDeque<Vec<u8>>,
+    telling: plane::Telling,
 }
 
 /// The part of a node that depends on its role.
@@ -83,6 +85,10 @@ impl Node {
             ))),
             Role::Member(member) => Side::Member(Box::new(Member::new(member, rng.random(), now))),
         };
+        let mut events = VecDeque::new();
+        if let Side::Hub(hub) = &side {
+            events.extend(hub.card_ready());
+        }
         Self {
             client: Client::new(&config.identity, addresses, key, rng.random(), now),
             observer: Observer::new(rng.random(), now),
@@ -103,8 +109,9 @@ impl Node {
             parting: None,
             stopping: None,
             stopped: false,
-            events: VecDeque::new(),
+            events,
             frames: VecDeque::new(),
+            telling: plane::Telling::default(),
         }
     }
 
@@ -136,10 +143,13 @@ impl Node {
 
     /// The virtual LAN card sent a frame.
     pub fn handle_frame(&mut self, frame: &[u8], now: Instant) {
-        if let Side::Member(member) = &self.side
-            && let Some(index) = member.link()
-        {
-            self.send_frame(index, frame, now);
+        match &self.side {
+            Side::Member(member) => {
+                if let Some(index) = member.link() {
+                    self.send_frame(index, frame, now);
+                }
+            }
+            Side::Hub(_) => self.handle_card_frame(frame, now),
         }
     }
 
@@ -296,7 +306,7 @@ impl Node {
     fn fresh_index(&mut self) -> u32 {
         loop {
             let index = self.rng.random::<u32>();
-            if index != 0 && self.links.get(index).is_none() {
+            if index != 0 && index != u32::MAX && self.links.get(index).is_none() {
                 return index;
             }
         }

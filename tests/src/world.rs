@@ -213,6 +213,7 @@ impl World {
             tokens: vec![TOKEN],
             subnet,
             members_max: MEMBERS_MAX,
+            card: false,
         };
         self.config(self.office, Role::Hub(hub))
     }

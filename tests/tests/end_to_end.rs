@@ -14,7 +14,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use kuguri_sim::lab::world::{self, claim};
-use kuguri_sim::lab::{World, without_capabilities};
+use kuguri_sim::lab::{Machines, World, without_capabilities};
 use kuguri_sim::nat::Preset;
 use kuguri_tests::real::notices::Notices;
 use kuguri_tests::real::packet::Frames;

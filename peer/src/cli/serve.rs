@@ -11,7 +11,8 @@ use kuguri_proto::invite::{Invite, RendezvousRef};
 use kuguri_proto::node::{Event, HubConfig, MEMBERS_MAX, Role};
 use kuguri_rendezvous::keyfile;
 
-use super::start::{self, Start};
+use super::connect::mac_of;
+use super::start::{self, Start, Wish};
 use crate::config::address::HostPort;
 use crate::config::hub::HubFile;
 use crate::config::state::State;
@@ -47,6 +48,11 @@ pub(super) struct Flags {
     /// The hub's own address and prefix length; members get addresses of the same network
     #[arg(long, value_name = "ADDRESS/PREFIX", default_value = "192.168.30.1/24", value_parser = subnet)]
     pub(super) address: Subnet,
+    /// This machine is in the network too, by a virtual LAN card of this name; needs the right to make one
+    ///
+    /// It gets an address as a member does.
+    #[arg(long, value_name = "NAME", num_args = 0..=1, default_missing_value = "kuguri0")]
+    pub(super) card: Option<String>,
     /// Show the invite as a QR code too, also when stdout is no terminal
     #[arg(long)]
     pub(super) qr: bool,
@@ -68,6 +74,12 @@ pub(super) fn run(flags: Flags, state: &State, started: Instant) -> anyhow::Resu
         tokens: file.tokens(),
         subnet: flags.address,
         members_max: MEMBERS_MAX,
+        card: flags.card.is_some(),
+    });
+    let wish = flags.card.map(|interface| Wish {
+        interface,
+        mac: mac_of(identity.id()),
+        with_address: true,
     });
     let qr = flags.qr || stdout_is_terminal();
     let host = Host {
@@ -88,7 +100,7 @@ pub(super) fn run(flags: Flags, state: &State, started: Instant) -> anyhow::Resu
         role,
         rendezvous: vec![(rendezvous, expected)],
         common: flags.common,
-        wish: None,
+        wish,
     };
     super::block_on(start::run(start, host))?;
     Ok(ExitCode::SUCCESS)

@@ -117,7 +117,7 @@ pub(super) async fn run(start: Start<'_>, mut observer: impl Observe) -> anyhow:
         stop,
     };
     let node = Node::new(config, Instant::now());
-    Driver::new(node, parts, observer).run().await
+    Driver::new(node, parts, observer)?.run().await
 }
 
 async fn plug(wish: Wish) -> anyhow::Result<Plug> {

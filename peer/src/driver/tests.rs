@@ -24,6 +24,7 @@ fn node(rendezvous: SocketAddr) -> Node {
             tokens: vec![[1; 16]],
             subnet: Subnet::default(),
             members_max: MEMBERS_MAX,
+            card: false,
         }),
         rendezvous: RendezvousServer {
             addresses: vec![rendezvous],
@@ -62,6 +63,7 @@ fn running() -> Running {
         stop: stopped,
     };
     let driver = Driver::new(node(([127, 0, 0, 1], 9).into()), parts, Silent);
+    let driver = driver.expect("threads");
     Running {
         state,
         stop,

@@ -13,7 +13,7 @@ use std::time::Duration;
 use nix::sched::{CloneFlags, unshare};
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::{CardError, Opened, index_of, io_error, ioctl};
+use super::{CardError, Offload, Opened, index_of, io_error, ioctl};
 use crate::route::{RouteError, Routes};
 
 /// Where our end is.
@@ -45,6 +45,7 @@ pub(super) async fn open(name: &str, routes: &Routes) -> Result<Opened, CardErro
     Ok(Opened {
         fd: room.packets.into(),
         index: index_of(name)?,
+        offload: Offload::default(),
     })
 }
 

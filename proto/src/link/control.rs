@@ -114,7 +114,10 @@ impl Link {
 
     pub(super) fn handle_control(&mut self, message: Control, now: Instant) {
         match message {
-            Control::Join(join) if !self.starter => self.events.push_back(LinkEvent::Join(join)),
+            Control::Join(join) if !self.starter => {
+                self.features = join.features;
+                self.events.push_back(LinkEvent::Join(join));
+            }
             Control::Welcome(_) if self.welcomed => self.finish(
                 "the hub let us in twice on one link; it is faulty, or of another version"
                     .to_owned(),
@@ -122,6 +125,7 @@ impl Link {
             Control::Welcome(welcome) if self.starter => {
                 self.welcomed = true;
                 self.refuse_network(&welcome);
+                self.features = welcome.features;
                 self.events.push_back(LinkEvent::Welcome(welcome))
             }
             Control::Refuse(refusal) if self.starter => {

@@ -326,6 +326,31 @@ impl Paths {
         self.now = now;
     }
 
+    /// What a data plane has seen on the active path: when something authentic came by it last, when the first datagram
+    /// left that nothing was heard after, and whether any was sent at all.
+    pub fn handle_traffic(
+        &mut self,
+        heard: Option<Instant>,
+        unheard: Option<Instant>,
+        used: bool,
+        now: Instant,
+    ) {
+        let Some(active) = &mut self.active else {
+            return;
+        };
+        if let Some(heard) = heard.filter(|heard| *heard > active.liveness.last_heard()) {
+            active.liveness.heard(heard);
+        }
+        if let Some(unheard) = unheard.filter(|unheard| *unheard > active.liveness.last_heard()) {
+            active.liveness.sent(unheard);
+        }
+        let pair = self.checklist.pairs.get_mut(&active.id);
+        if let Some(valid) = pair.and_then(|pair| pair.valid.as_mut()).filter(|_| used) {
+            valid.mtu.sent();
+        }
+        self.now = now;
+    }
+
     /// The machine's network is another one now: everything is tried again at once.
     pub fn network_changed(&mut self, now: Instant) {
         self.exchange.restart(now);

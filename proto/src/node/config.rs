@@ -55,6 +55,8 @@ pub struct HubConfig {
     pub subnet: Subnet,
     /// Members at once at most, such as [`MEMBERS_MAX`]: whoever has an invite can make itself keys without number.
     pub members_max: usize,
+    /// Whether this machine is in the network too, by a virtual LAN card, which is a port of the switch.
+    pub card: bool,
 }
 
 /// The members that a hub takes unless it is told otherwise: each costs some tens of kilobytes.

@@ -60,6 +60,13 @@ pub enum Event {
         /// MTU for the virtual LAN card.
         mtu: u16,
     },
+    /// (Hub) what the virtual LAN card on this machine is to have.
+    Card {
+        /// Address and prefix length.
+        address: (IpAddr, u8),
+        /// MTU.
+        mtu: u16,
+    },
     /// (Member) the hub does not let us in; not tried again.
     Refused(Refusal),
     /// (Hub) a member joined.

@@ -14,12 +14,14 @@ use crate::gateway::pool::Pool;
 use crate::gateway::subnet::Subnet;
 use crate::gateway::{Gateway, mac_from_seed};
 use crate::identity::PeerId;
-use crate::switch::{self, Forwarding, PortId, Row, Switch};
-use crate::wire::control::{Join, Refusal, Welcome};
+use crate::switch::{self, Forwarding, PortId, PortNumber, Row, Switch};
+use crate::wire::control::{Join, OPEN_FRAMES, Refusal, Welcome};
 use crate::wire::ethernet;
 
 /// The gateway's port on the switch; links have their index's.
 const GATEWAY: PortId = PortId(0);
+/// The port of this machine's card, when it has one; no link has this index.
+const CARD: PortId = PortId(u32::MAX);
 /// MTU of the virtual network in bytes of IP packet: an ordinary Ethernet's.
 const MTU: u16 = 1500;
 
@@ -34,6 +36,8 @@ pub(super) struct Hub {
     members_max: usize,
     /// The members that are here, by their links' indices.
     seats: BTreeMap<u32, Seat>,
+    /// Who we are, and the address of this machine's card.
+    own: (PeerId, Option<Ipv4Addr>),
 }
 
 /// A member that is let in.
@@ -52,12 +56,18 @@ impl Hub {
             // The file that they come from holds fewer than the limit.
             let _ = admission.add_token(token);
         }
+        let mut pool = Pool::new(config.subnet);
+        let own = config.card.then(|| pool.assign(id)).flatten();
+        if config.card {
+            switch.add_port(CARD, now);
+        }
         Self {
+            own: (id, own),
             name: config.name,
             subnet: config.subnet,
             switch,
             gateway: Gateway::new(mac_from_seed(&id.0), config.subnet, MTU),
-            pool: Pool::new(config.subnet),
+            pool,
             admission,
             members_max: config.members_max,
             seats: BTreeMap::new(),
@@ -113,7 +123,7 @@ impl Hub {
             address: Some((IpAddr::V4(address), self.subnet.prefix())),
             gateway: Some(IpAddr::V4(self.subnet.address())),
             mtu: MTU,
-            features: 0,
+            features: OPEN_FRAMES,
         })
     }
 
@@ -122,10 +132,29 @@ impl Hub {
         if let Some(address) = self.pool.assign(peer) {
             return Some(address);
         }
-        let here: BTreeSet<PeerId> = self.seats.values().map(|seat| seat.peer).collect();
+        let seats = self.seats.values().map(|seat| seat.peer);
+        let here: BTreeSet<PeerId> = seats.chain([self.own.0]).collect();
         let (_, away) = self.pool.iter().find(|(_, peer)| !here.contains(peer))?;
         self.pool.release(away);
         self.pool.assign(peer)
+    }
+
+    /// What this machine's card is to have, if there is one.
+    pub(super) fn card_ready(&self) -> Option<Event> {
+        Some(Event::Card {
+            address: (IpAddr::V4(self.own.1?), self.subnet.prefix()),
+            mtu: MTU,
+        })
+    }
+
+    /// The table for a data plane, and which of its ports the card is.
+    pub(super) fn forwarding(&mut self, now: Instant) -> super::plane::Forwarding {
+        super::plane::Forwarding::Table(self.switch.fib(now), self.switch.number(CARD))
+    }
+
+    /// The port of a member's link in that table.
+    pub(super) fn port_number(&self, index: u32) -> Option<PortNumber> {
+        self.switch.number(PortId(index))
     }
 
     /// A link is gone.
@@ -152,7 +181,11 @@ impl Hub {
     pub(super) fn table(&self, now: Instant) -> Vec<MacStatus> {
         let port = |port: PortId| {
             let seat = self.seats.get(&port.0);
-            seat.map_or_else(|| "gateway".to_owned(), |seat| seat.peer.to_string())
+            match seat {
+                Some(seat) => seat.peer.to_string(),
+                None if port == CARD => "card".to_owned(),
+                None => "gateway".to_owned(),
+            }
         };
         let row = |row: Row| MacStatus {
             mac: row.mac.to_string(),
@@ -247,10 +280,24 @@ impl Node {
         if ports.contains(&GATEWAY) {
             hub.gateway.handle_frame(frame, now);
         }
-        for port in ports.into_iter().filter(|port| *port != GATEWAY) {
-            self.send_frame(port.0, frame, now);
-        }
+        self.send_to(&ports, frame, now);
         self.switch_gateway(now);
+    }
+
+    /// A frame from this machine's card.
+    pub(super) fn handle_card_frame(&mut self, frame: &[u8], now: Instant) {
+        self.switch_frame(CARD, frame, now);
+    }
+
+    /// A frame to ports, but not to the gateway.
+    fn send_to(&mut self, ports: &[PortId], frame: &[u8], now: Instant) {
+        for port in ports.iter().filter(|port| **port != GATEWAY) {
+            if *port != CARD {
+                self.send_frame(port.0, frame, now);
+            } else if self.frames.len() < super::CARD_QUEUE {
+                self.frames.push_back(frame.to_vec());
+            }
+        }
     }
 
     fn switch_gateway(&mut self, now: Instant) {
@@ -262,9 +309,7 @@ impl Node {
                 return;
             };
             let ports = hub.forward(GATEWAY, &frame, now);
-            for port in ports {
-                self.send_frame(port.0, &frame, now);
-            }
+            self.send_to(&ports, &frame, now);
         }
     }
 }

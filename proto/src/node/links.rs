@@ -22,6 +22,8 @@ pub(super) struct Links {
     by_channel: BTreeSet<(Channel, u32)>,
     deadlines: BTreeSet<(Instant, u32)>,
     ready: BTreeSet<u32>,
+    /// Links of which a data plane may have to be told something.
+    touched: Option<BTreeSet<u32>>,
 }
 
 struct Entry {
@@ -68,6 +70,7 @@ impl Links {
         {
             self.opened.remove(&(peer, remote));
         }
+        self.touch(index);
         Some(entry.link)
     }
 
@@ -130,6 +133,20 @@ impl Links {
     pub(super) fn refresh(&mut self, index: u32) {
         self.reschedule(index);
         self.ready.insert(index);
+        self.touch(index);
+    }
+
+    /// The links that were changed or removed since the last call; at the first call, all.
+    pub(super) fn take_touched(&mut self) -> BTreeSet<u32> {
+        self.touched
+            .replace(BTreeSet::new())
+            .unwrap_or_else(|| self.by_index.keys().copied().collect())
+    }
+
+    fn touch(&mut self, index: u32) {
+        if let Some(touched) = &mut self.touched {
+            touched.insert(index);
+        }
     }
 
     /// One of the links that may have output.

@@ -287,6 +287,12 @@ impl Client {
         (server.address == remote).then_some((peer, channel, relay::HEADER..datagram.len()))
     }
 
+    /// Where relayed datagrams go and come from; `None` while there is no registration.
+    #[must_use]
+    pub fn relay(&self) -> Option<SocketAddr> {
+        Some(self.registration()?.address)
+    }
+
     /// Where the rendezvous is that we are connected to, or try to.
     #[must_use]
     pub fn server(&self) -> Option<SocketAddr> {

@@ -150,6 +150,9 @@ impl std::fmt::Debug for Credential {
     }
 }
 
+/// Feature of [`Join`] and [`Welcome`]: takes frames with open checksums ([`super::chunk::Chunk::OpenFrame`]).
+pub const OPEN_FRAMES: u64 = 1;
+
 #[cfg(test)]
 mod tests {
     use super::*;
