@@ -66,14 +66,6 @@ pub struct Plug {
 
 /// Who hears what happens; an error ends the loop.
 pub trait Observe {
-    /// All that could be refused at once was not; the loop begins.
-    ///
-    /// # Errors
-    /// When something cannot be kept or shown and the peer had better not start.
-    fn ready(&mut self) -> anyhow::Result<()> {
-        Ok(())
-    }
-
     /// Something has happened.
     ///
     /// # Errors

@@ -6,12 +6,15 @@
 //!                             │  └────── local   own addresses
 //!                             ├─▶ output         lines for people or programs
 //!                             └◀▶ admin          status and ping from other processes
-//!   demo  all of it on one machine, in namespaces
+//!   demo  all of it on one machine, in namespaces; bench  the same, to measure
 //! ```
 //!
 //! Here is only doing. What to do is decided in `kuguri_proto`.
 
 pub mod admin;
+mod again;
+pub mod bench;
+mod cast;
 pub mod cli;
 pub mod config;
 pub mod dataplane;

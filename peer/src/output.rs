@@ -278,7 +278,7 @@ fn node_text(event: &Event) -> Option<String> {
         Event::RendezvousFailed { fatal: true, .. } | Event::Refused(_) => return None,
         Event::RendezvousFailed { reason, .. } => reason.clone(),
         Event::PeerAbsent { peer } => format!(
-            "the hub {} is not there now; waiting for it (is kuguri serve running?)",
+            "the hub {} is not registered at the rendezvous now; waiting until `kuguri serve` runs there",
             peer.short()
         ),
         Event::LinkUp { peer, cipher } => format!("linked to {} ({cipher})", peer.short()),
@@ -409,7 +409,7 @@ mod tests {
                 reason: "gone".into(),
             },
             Event::Joined {
-                hub_name: "office".into(),
+                hub_name: "office\x1b[2J\r".into(),
                 address: Some((host, 24)),
                 gateway: None,
                 mtu: 1400,

@@ -42,7 +42,9 @@ pub enum CardError {
     NoDevice,
     /// No right to make an interface.
     #[error(
-        "no right to make a network interface; start kuguri connect with sudo, or once: sudo setcap cap_net_admin+ep $(command -v kuguri)"
+        "no right to make a network interface; start kuguri connect with sudo, or once: sudo setcap {}+ep {}",
+        tun::capabilities(),
+        program()
     )]
     NoRight,
     /// The system refuses something else.
@@ -309,6 +311,15 @@ fn check_name(name: &str) -> Result<(), CardError> {
         Ok(_) => Err(CardError::NameTaken(name.to_owned())),
         Err(_) => Ok(()),
     }
+}
+
+/// This program as a shell finds it.
+fn program() -> String {
+    let own = std::env::current_exe();
+    own.map_or_else(
+        |_| "$(command -v kuguri)".to_owned(),
+        |path| path.display().to_string(),
+    )
 }
 
 fn index_of(name: &str) -> Result<u32, CardError> {

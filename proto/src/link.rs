@@ -69,6 +69,7 @@ pub struct Link {
     rng: StdRng,
     last_received: Instant,
     started: Instant,
+    relay_only: bool,
     candidates: Vec<Candidate>,
     early: Option<Candidates>,
     events: VecDeque<LinkEvent>,
@@ -81,6 +82,12 @@ pub struct Link {
     features: u64,
     cipher: &'static str,
     path_since: Instant,
+    /// The hub has let us in.
+    welcomed: bool,
+    /// [`LinkEvent::Silent`] was told.
+    silent_told: bool,
+    /// Why we end it, when that is more than our own wish.
+    fault: Option<String>,
     closing: Option<Instant>,
     closed: bool,
 }
@@ -125,6 +132,7 @@ impl Link {
             rng: StdRng::from_seed(setup.seed),
             last_received: now,
             started: now,
+            relay_only: setup.relay_only,
             candidates: Vec::new(),
             early: None,
             events: VecDeque::new(),
@@ -135,6 +143,9 @@ impl Link {
             features: 0,
             cipher: "",
             path_since: now,
+            welcomed: false,
+            silent_told: false,
+            fault: None,
             closing: None,
             closed: false,
         }
@@ -180,6 +191,12 @@ impl Link {
         self.starter
     }
 
+    /// When something authentic came from the peer last; at first, when the link began.
+    #[must_use]
+    pub const fn last_heard(&self) -> Instant {
+        self.last_received
+    }
+
     /// The relay channel in use.
     #[must_use]
     pub const fn relay(&self) -> Option<Channel> {
@@ -221,6 +238,7 @@ impl Link {
     /// What was in a sealed datagram that came by `via`.
     fn take_contents(&mut self, contents: Contents, via: Via, now: Instant) {
         self.sealed_seen = true;
+        self.silent_told = false;
         self.last_received = now;
         if let Via::Relay(channel) = via {
             self.relay = Some(channel);
@@ -333,6 +351,20 @@ impl Link {
         }
     }
 
+    /// Asks for a sign of life at once, by whichever way there is.
+    pub fn check_alive(&mut self, now: Instant) {
+        if let Some(secure) = &mut self.secure {
+            secure.check_alive(now);
+        }
+        self.pump(now);
+    }
+
+    /// Ends the link with a goodbye because of what the peer did: `fault` is one sentence.
+    pub fn reject(&mut self, fault: String, now: Instant) {
+        self.fault.get_or_insert(fault);
+        self.close(Bye::Disconnected, now);
+    }
+
     /// Ends the link with a goodbye.
     pub fn close(&mut self, reason: Bye, now: Instant) {
         self.send_control(&Control::Bye(reason));
@@ -347,7 +379,8 @@ impl Link {
             secure.handle_timeout(now);
         }
         if self.closing.is_some_and(|at| at <= now) {
-            return self.finish("ended on this side".to_owned());
+            let fault = self.fault.take();
+            return self.finish(fault.unwrap_or_else(|| "ended on this side".to_owned()));
         }
         let silent = now.saturating_duration_since(self.last_received);
         if !self.established && now.saturating_duration_since(self.started) >= HANDSHAKE_TIMEOUT {
@@ -367,6 +400,9 @@ impl Link {
             && let Some(secure) = &mut self.secure
         {
             secure.keep_alive(now);
+        }
+        if self.established && silent >= DOUBT && !std::mem::replace(&mut self.silent_told, true) {
+            self.events.push_back(LinkEvent::Silent);
         }
         self.pump(now);
     }
@@ -404,7 +440,7 @@ impl Link {
         let watch = match (self.established, self.secure.as_ref()) {
             (true, Some(secure)) => secure
                 .keepalive_due(self.last_received + KEEPALIVE)
-                .min(self.last_received + SILENCE),
+                .min(self.last_received + if self.silent_told { SILENCE } else { DOUBT }),
             _ => self.started + HANDSHAKE_TIMEOUT,
         };
         let admission = (!self.admitted).then(|| self.started + ADMISSION_TIMEOUT);
@@ -458,6 +494,8 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(15);
 const ADMISSION_TIMEOUT: Duration = Duration::from_secs(25);
 /// An idle link is asked for a sign of life this often (REQUIREMENTS B4).
 const KEEPALIVE: Duration = Duration::from_secs(5);
+/// A link on which nothing came for this long, though a sign of life was asked for several times, is in doubt.
+const DOUBT: Duration = Duration::from_secs(7);
 /// A link on which nothing came for this long is dead (REQUIREMENTS B4).
 const SILENCE: Duration = Duration::from_secs(15);
 /// Frames that wait for the node, which takes them after every input.

@@ -30,8 +30,9 @@ mod member;
 pub mod plane;
 mod settle;
 pub mod status;
+mod welcome;
 
-pub use config::{Command, Config, HubConfig, MemberConfig, RendezvousServer, Role};
+pub use config::{Command, Config, HubConfig, MEMBERS_MAX, MemberConfig, RendezvousServer, Role};
 pub use event::Event;
 pub use status::Status;
 
@@ -44,6 +45,7 @@ pub struct Node {
     identity: Identity,
     host_name: String,
     aes_in_hardware: bool,
+    relay_only: bool,
     rng: StdRng,
     client: Client,
     observer: Observer,
@@ -93,6 +95,7 @@ impl Node {
             identity: config.identity,
             host_name: config.host_name,
             aes_in_hardware: config.aes_in_hardware,
+            relay_only: config.relay_only,
             rng,
             links: Links::default(),
             side,
@@ -124,7 +127,8 @@ impl Node {
     ) {
         match wire::classify(payload) {
             Some(Kind::Quic) if self.client.server() == Some(remote) => {
-                self.client.handle_datagram(remote, payload, now);
+                let known = self.client.handle_datagram(remote, payload, now);
+                self.refused_datagrams += u64::from(!known);
             }
             Some(Kind::Relayed) => self.handle_relayed(remote, payload, now),
             Some(Kind::Sealed) => {
@@ -165,6 +169,7 @@ impl Node {
         self.settle_rendezvous(now);
         self.connect_if_due(now);
         self.reopen_relay_if_due(now);
+        self.renew_if_due(now);
         if self.parting.take_if(|at| *at <= now).is_some() {
             self.client.stop(now);
         }
@@ -292,6 +297,7 @@ impl Node {
             local_index,
             relay,
             aes_in_hardware: self.aes_in_hardware,
+            relay_only: self.relay_only,
             seed: self.rng.random(),
             identity: &self.identity,
         }

@@ -8,16 +8,18 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::table::{bytes, duration, table};
-use crate::admin::{self, Request};
+use crate::admin::{self, AdminError, Request};
 use crate::config::state::State;
 use crate::output::printable;
 
 /// Show what runs here: registration, card, and each link's path, round trip, MTU, cipher and counters
 ///
 ///   $ kuguri status
+///   $ sudo kuguri status          # of what was started with sudo
 ///   $ kuguri status --json | jq '.[].node.links[] | {name, path, rtt_ms}'
 ///
-/// Asks every process of this state directory that this user may ask; exit code 1 when there is none.
+/// Asks every process of this state directory; exit code 1 when there is none, or
+/// one does not answer.
 #[derive(Debug, clap::Args)]
 #[command(verbatim_doc_comment)]
 pub(super) struct Flags {
@@ -27,32 +29,35 @@ pub(super) struct Flags {
 }
 
 pub(super) fn run(flags: &Flags, state: &State) -> anyhow::Result<ExitCode> {
-    let answers = super::block_on(ask_all(state))?;
-    if answers.is_empty() {
-        bail!(
-            "nothing runs here ({}); start `kuguri serve` or `kuguri connect`, or name their state directory with --state DIR",
-            state.run().display()
-        );
+    let (answers, problems) = super::block_on(ask_all(state))?;
+    if answers.is_empty() && problems.is_empty() {
+        bail!("{}", super::nothing_runs(state));
     }
-    if flags.json {
-        super::print(&serde_json::to_string_pretty(&answers)?);
-    } else {
-        let shown: Result<Vec<_>, _> = answers.into_iter().map(show).collect();
-        super::print(shown?.join("\n").trim_end());
+    if !answers.is_empty() {
+        if flags.json {
+            super::print(&serde_json::to_string_pretty(&answers)?);
+        } else {
+            let shown: Result<Vec<_>, _> = answers.into_iter().map(show).collect();
+            super::print(shown?.join("\n").trim_end());
+        }
+    }
+    if !problems.is_empty() {
+        bail!("{}", problems.join("; "));
     }
     Ok(ExitCode::SUCCESS)
 }
 
-async fn ask_all(state: &State) -> anyhow::Result<Vec<Value>> {
-    let mut answers = Vec::new();
-    for mut process in admin::processes(state).await? {
+/// The answers, and what is to be said of processes that do not answer.
+async fn ask_all(state: &State) -> anyhow::Result<(Vec<Value>, Vec<String>)> {
+    let (mut answers, mut problems) = (Vec::new(), Vec::new());
+    for process in admin::processes(state)? {
         match process.ask(&Request::Status).await {
             Ok(answer) => answers.push(answer),
-            // It may have ended since its socket was found.
-            Err(error) => tracing::warn!("{error}"),
+            Err(AdminError::Absent(_)) => {}
+            Err(problem) => problems.push(problem.to_string()),
         }
     }
-    Ok(answers)
+    Ok((answers, problems))
 }
 
 fn show(answer: Value) -> anyhow::Result<String> {

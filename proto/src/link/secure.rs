@@ -181,6 +181,13 @@ impl Secure {
         }
     }
 
+    /// The same at once, and by every way: something says that the peer may be gone.
+    pub(super) fn check_alive(&mut self, now: Instant) {
+        self.last_sign = now;
+        self.pings.add(None, now);
+        self.paths.doubt(now);
+    }
+
     /// When a sign of life is to be asked for, at `earliest` or later.
     pub(super) fn keepalive_due(&self, earliest: Instant) -> Instant {
         earliest.max(self.last_sign + SIGN_INTERVAL)
@@ -346,5 +353,5 @@ impl Secure {
 const QUEUE_BYTES: usize = 1 << 20;
 /// Pings that wait for their answer; more at once are not answered.
 const PONGS_MAX: usize = 64;
-/// Signs of life are not asked for more often than this.
-const SIGN_INTERVAL: Duration = Duration::from_secs(4);
+/// Signs of life are not asked for more often than this; a link that answers is asked only after silence.
+const SIGN_INTERVAL: Duration = Duration::from_millis(600);

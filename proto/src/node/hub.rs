@@ -33,6 +33,7 @@ pub(super) struct Hub {
     gateway: Gateway,
     pool: Pool,
     admission: Admission,
+    members_max: usize,
     /// The members that are here, by their links' indices.
     seats: BTreeMap<u32, Seat>,
     /// Who we are, and the address of this machine's card.
@@ -68,6 +69,7 @@ impl Hub {
             gateway: Gateway::new(mac_from_seed(&id.0), config.subnet, MTU),
             pool,
             admission,
+            members_max: config.members_max,
             seats: BTreeMap::new(),
         }
     }
@@ -98,6 +100,10 @@ impl Hub {
         now: Instant,
     ) -> Result<Welcome, Refusal> {
         self.admission.admit(peer, &join.credential, now)?;
+        let mut others = self.seats.values().filter(|seat| seat.peer != peer);
+        if others.nth(self.members_max.saturating_sub(1)).is_some() || self.members_max == 0 {
+            return Err(Refusal::Full);
+        }
         let address = self.address_for(peer).ok_or(Refusal::NoAddress)?;
         self.switch.add_port(PortId(index), now);
         let host_name = join
@@ -237,6 +243,8 @@ impl Node {
     /// A frame came out of a link: to the card on a member, to the switch on a hub.
     pub(super) fn handle_link_frame(&mut self, index: u32, frame: Vec<u8>, now: Instant) {
         match &mut self.side {
+            // A link that is not the one to the hub any more, or not yet, has nothing for the card.
+            Side::Member(member) if member.link() != Some(index) => {}
             Side::Member(member) => {
                 if self.frames.len() < super::CARD_QUEUE {
                     self.frames.push_back(frame);
