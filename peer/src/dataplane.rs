@@ -33,6 +33,7 @@ mod lanes;
 mod map;
 mod outbound;
 mod published;
+mod queue;
 mod wait;
 
 use inbound::Inbound;
@@ -87,6 +88,8 @@ pub enum Up {
     },
     /// The same from the card.
     CardFrame(Vec<u8>),
+    /// A thread has ended by itself, which is a fault of the program: nothing moves frames any more.
+    Broken,
 }
 
 /// What is in use, for `status`.
@@ -134,18 +137,12 @@ impl DataPlane {
         let (stopped, stop) = io::pipe()?;
         let mut threads = Vec::new();
         let (inbound, told) = (Inbound::new(Arc::clone(&shared)), stopped.try_clone()?);
-        threads.push(
-            std::thread::Builder::new()
-                .name("kuguri-in".into())
-                .spawn(move || inbound.run(&told))?,
-        );
+        threads.push(spawn("kuguri-in", &shared, move || inbound.run(&told))?);
         if let Some(card) = &shared.card {
             let outbound = Outbound::new(Arc::clone(&shared), Arc::clone(card));
-            threads.push(
-                std::thread::Builder::new()
-                    .name("kuguri-out".into())
-                    .spawn(move || outbound.run(&stopped))?,
-            );
+            threads.push(spawn("kuguri-out", &shared, move || {
+                outbound.run(&stopped);
+            })?);
         }
         let stop = Some(stop);
         Ok(Self {
@@ -221,6 +218,32 @@ impl Shared {
     fn tell_active(&self) {
         if self.parked.load(Ordering::SeqCst) && self.parked.swap(false, Ordering::SeqCst) {
             self.active.notify_one();
+        }
+    }
+}
+
+fn spawn(
+    name: &str,
+    shared: &Arc<Shared>,
+    work: impl FnOnce() + Send + 'static,
+) -> io::Result<JoinHandle<()>> {
+    let alarm = Alarm(shared.up.clone());
+    std::thread::Builder::new()
+        .name(name.to_owned())
+        .spawn(move || {
+            let _alarm = alarm;
+            work();
+        })
+}
+
+/// Tells when its thread ends by a panic.
+struct Alarm(mpsc::Sender<Up>);
+
+impl Drop for Alarm {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            // Without the control loop there is nobody to tell.
+            let _ = self.0.blocking_send(Up::Broken);
         }
     }
 }

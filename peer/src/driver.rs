@@ -223,6 +223,9 @@ impl<O: Observe> Driver<O> {
                 Up::Heard { index, via } => self.node.handle_heard(index, via, now),
                 Up::LinkFrame { index, frame } => self.node.handle_opened_frame(index, frame, now),
                 Up::CardFrame(frame) => self.node.handle_frame(&frame, now),
+                Up::Broken => self.begin_to_end(Some(anyhow!(
+                    "a fault in this program has stopped the frames; please report what stands above, and start it again"
+                ))),
             }
             left -= 1;
             next = if left > 0 {

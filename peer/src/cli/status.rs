@@ -86,6 +86,9 @@ fn render(report: &Report) -> String {
     if let Some(card) = &report.card {
         let _ = writeln!(text, "  card: {}", card_line(card));
     }
+    if let Some(offload) = &report.offload {
+        let _ = writeln!(text, "  offload: {}", offload_line(offload));
+    }
     if node.refused_datagrams > 0 {
         let _ = writeln!(text, "  refused datagrams: {}", node.refused_datagrams);
     }
@@ -121,6 +124,26 @@ fn card_line(card: &Card) -> String {
         "{} ({}), {address}, {}{mtu}",
         card.interface, card.kind, card.mac
     )
+}
+
+/// What the kernel does for us; whatever it does not costs time.
+fn offload_line(offload: &Offload) -> String {
+    let word = |has: bool, what: &str| {
+        if has {
+            what.to_owned()
+        } else {
+            format!("no {what}")
+        }
+    };
+    let mut words = Vec::new();
+    if let Some(card) = &offload.card {
+        let all = card.header && card.checksum;
+        words.push(word(all && card.tcp, "TCP super-frames"));
+        words.push(word(all && card.udp, "UDP super-frames"));
+    }
+    words.push(word(offload.udp_gso, "GSO"));
+    words.push(word(offload.udp_gro, "GRO"));
+    words.join(", ")
 }
 
 fn row(link: &Link) -> Vec<String> {
@@ -160,7 +183,25 @@ struct Report {
     pid: u32,
     uptime_seconds: f64,
     card: Option<Card>,
+    offload: Option<Offload>,
     node: Node,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Offload {
+    card: Option<CardOffload>,
+    udp_gso: bool,
+    udp_gro: bool,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct CardOffload {
+    header: bool,
+    checksum: bool,
+    tcp: bool,
+    udp: bool,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -288,6 +329,18 @@ hub-office  hub of office, up 1 h 1 min, pid 42, key KeyOfThisPeer
         assert!(shown.contains(
             "  card: kuguri0 (tap), 192.168.30.2/24, 02:00:00:00:00:01, MTU 1400\n  no links\n"
         ));
+    }
+
+    #[test]
+    fn what_the_kernel_does_for_it_is_shown_and_what_not() {
+        let mut answer = answer();
+        let card = json!({ "header": true, "checksum": true, "tcp": true, "udp": false });
+        answer["offload"] = json!({ "card": card, "udp_gso": true, "udp_gro": false });
+        let shown = show(answer).expect("shown");
+        assert!(
+            shown.contains("\n  offload: TCP super-frames, no UDP super-frames, GSO, no GRO\n"),
+            "{shown}"
+        );
     }
 
     #[test]

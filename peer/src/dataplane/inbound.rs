@@ -38,7 +38,12 @@ struct Router {
     links: HashMap<u32, State>,
     scratch: Vec<u8>,
     now: Instant,
+    /// Where the last frame of this row went: frames between the same stations go the same way.
+    last: Option<(Stations, To)>,
 }
+
+/// Both addresses of a frame.
+type Stations = [u8; 12];
 
 /// What is kept of a link from datagram to datagram.
 #[derive(Debug)]
@@ -69,6 +74,7 @@ impl Inbound {
                 links: HashMap::new(),
                 scratch: Vec::new(),
                 now: Instant::now(),
+                last: None,
             },
         }
     }
@@ -176,6 +182,7 @@ impl Router {
         let opener = Arc::clone(&port.link.opener);
         let mut opening = opener.begin(self.now);
         let (mut heard, mut inner) = (false, inner.clone());
+        self.last = None;
         let prefix = match via {
             Via::Relay(_) => relay::HEADER,
             Via::Direct { .. } => 0,
@@ -265,12 +272,11 @@ impl Router {
 
     /// A frame in the arena, which may be joined with others.
     fn take_frame(&mut self, arena: &[u8], port: &Arc<Port>, place: Range<usize>, open: bool) {
-        let map = Arc::clone(self.map.get());
         let frame = &arena[place.clone()];
-        match self.to(&map, port, frame) {
+        match self.to(port, frame) {
             To::Card => self.give_card(arena, place, open),
-            To::Link(to) => match split_frame(frame, open, Lanes::largest(to)) {
-                Ok(pieces) => self.lanes.push(to, &pieces),
+            To::Link(to) => match split_frame(frame, open, Lanes::largest(&to)) {
+                Ok(pieces) => self.lanes.push(&to, &pieces),
                 Err(_) => port.link.traffic.dropped_malformed(1),
             },
             To::Control => {
@@ -287,8 +293,7 @@ impl Router {
 
     /// A frame that came in parts.
     fn take_whole(&mut self, arena: &[u8], port: &Arc<Port>, frame: Vec<u8>) {
-        let map = Arc::clone(self.map.get());
-        match self.to(&map, port, &frame) {
+        match self.to(port, &frame) {
             To::Card => {
                 if let Some(port) = self.shared.card.clone() {
                     self.coalescer
@@ -297,8 +302,8 @@ impl Router {
                 }
             }
             To::Link(to) => {
-                if let Ok(pieces) = split_frame(&frame, false, Lanes::largest(to)) {
-                    self.lanes.push(to, &pieces);
+                if let Ok(pieces) = split_frame(&frame, false, Lanes::largest(&to)) {
+                    self.lanes.push(&to, &pieces);
                 }
             }
             To::Control => {
@@ -309,7 +314,23 @@ impl Router {
         }
     }
 
-    fn to<'m>(&mut self, map: &'m Map, port: &Port, frame: &[u8]) -> To<'m> {
+    fn to(&mut self, port: &Port, frame: &[u8]) -> To {
+        let stations = frame.first_chunk().copied();
+        if let (Some((last, to)), Some(stations)) = (&self.last, stations)
+            && *last == stations
+        {
+            return to.clone();
+        }
+        let to = self.decide(port, frame);
+        let certain = matches!(to, To::Card | To::Link(_));
+        self.last = stations
+            .filter(|_| certain)
+            .map(|stations| (stations, to.clone()));
+        to
+    }
+
+    fn decide(&mut self, port: &Port, frame: &[u8]) -> To {
+        let map = Arc::clone(self.map.get());
         match &map.forwarding {
             Forwarding::Uplink(_) if self.shared.card.is_some() => {
                 let state = self.state(port.link.index);
@@ -333,7 +354,9 @@ impl Router {
                     None => To::Control,
                     found if found == port.number => To::Nobody,
                     found if found == *card && self.shared.card.is_some() => To::Card,
-                    Some(number) => map.port(number).map_or(To::Control, To::Link),
+                    Some(number) => map
+                        .port(number)
+                        .map_or(To::Control, |port| To::Link(Arc::clone(port))),
                 }
             }
         }
@@ -374,9 +397,11 @@ impl State {
     }
 }
 
-enum To<'m> {
+/// Where a frame goes.
+#[derive(Clone, Debug)]
+enum To {
     Card,
-    Link(&'m Arc<Port>),
+    Link(Arc<Port>),
     Control,
     Nobody,
 }
@@ -391,7 +416,7 @@ fn is_alike(arena: &[u8], first: &Sealed, next: Range<usize>, prefix: usize) -> 
 }
 
 /// Buffers filled by one system call.
-const BATCH: usize = 16;
+const BATCH: usize = 8;
 /// Bytes of one buffer: what the system merges at most.
 const BUFFER: usize = 65_536;
 /// Batches taken before the map is looked at again in any case.

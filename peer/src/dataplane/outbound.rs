@@ -11,8 +11,9 @@ use kuguri_proto::wire::ethernet;
 use super::lanes::Lanes;
 use super::map::{Map, Port};
 use super::published::View;
+use super::queue::{Queue, Turn};
 use super::{Shared, Up, wait};
-use crate::tap::{CardPort, LARGEST_FRAME};
+use crate::tap::CardPort;
 
 /// The thread that reads the card.
 #[derive(Debug)]
@@ -21,7 +22,7 @@ pub(super) struct Outbound {
     card: Arc<CardPort>,
     map: View<Map>,
     lanes: Lanes,
-    buffer: Vec<u8>,
+    queue: Queue,
 }
 
 impl Outbound {
@@ -31,28 +32,71 @@ impl Outbound {
             lanes: Lanes::new(Arc::clone(&shared), 0),
             shared,
             card,
-            buffer: vec![0; LARGEST_FRAME],
+            queue: Queue::default(),
         }
     }
 
     /// Moves frames until `stop` is closed.
     pub(super) fn run(mut self, stop: &PipeReader) {
         while wait::readable(&*self.card, stop) {
-            self.map.refresh(&self.shared.map);
-            let map = Arc::clone(self.map.get());
-            let now = Instant::now();
-            for _ in 0..BURST {
-                let Some((vnet, place)) = self.card.receive(&mut self.buffer) else {
+            loop {
+                self.map.refresh(&self.shared.map);
+                let map = Arc::clone(self.map.get());
+                let now = Instant::now();
+                let read = self.read(&map, now);
+                let bulk = self.send_bulk(&map, now);
+                self.lanes.flush();
+                if !read && !bulk {
                     break;
-                };
-                let frame = &self.buffer[place];
-                match to(&map, frame, now) {
-                    To::Link(port) => take(&mut self.lanes, &self.card, port, vnet, frame),
-                    To::Control => self.hand_up(vnet, frame),
-                    To::Nobody => self.card.drop_frames(1),
                 }
             }
-            self.lanes.flush();
+        }
+    }
+
+    /// Reads what programs have sent: what need not wait goes on, the rest gets in line. Whether there may be more.
+    fn read(&mut self, map: &Map, now: Instant) -> bool {
+        let mut buffer = self.queue.buffer();
+        for _ in 0..BURST {
+            let Some((vnet, place)) = self.card.receive(&mut buffer) else {
+                self.queue.give_back(buffer);
+                return false;
+            };
+            let frame = &buffer[place.clone()];
+            match self.queue.turn(&vnet, frame, now) {
+                Turn::Now => self.take(map, vnet, frame, now),
+                Turn::Later(flow) => {
+                    self.queue.push(flow, vnet, buffer, place, now);
+                    buffer = self.queue.buffer();
+                }
+                Turn::Never => self.card.drop_frames(1),
+            }
+        }
+        self.queue.give_back(buffer);
+        true
+    }
+
+    /// As much as one system call sends of what is in line; whether there was any.
+    fn send_bulk(&mut self, map: &Map, now: Instant) -> bool {
+        let mut bytes = 0;
+        while bytes < AT_ONCE {
+            let Some(next) = self.queue.pop() else {
+                break;
+            };
+            bytes += next.place.len();
+            self.take(map, next.vnet, &next.buffer[next.place.clone()], now);
+            self.queue.give_back(next.buffer);
+        }
+        bytes > 0
+    }
+
+    fn take(&mut self, map: &Map, vnet: VnetHeader, frame: &[u8], now: Instant) {
+        match to(map, frame, now) {
+            To::Link(port) => match split(vnet, frame, Lanes::largest(port)) {
+                Ok(pieces) => self.lanes.push(port, &pieces),
+                Err(_) => self.card.drop_frames(1),
+            },
+            To::Control => self.hand_up(vnet, frame),
+            To::Nobody => self.card.drop_frames(1),
         }
     }
 
@@ -97,12 +141,7 @@ fn to<'m>(map: &'m Map, frame: &[u8], now: Instant) -> To<'m> {
     }
 }
 
-fn take(lanes: &mut Lanes, card: &CardPort, port: &Arc<Port>, vnet: VnetHeader, frame: &[u8]) {
-    match split(vnet, frame, Lanes::largest(port)) {
-        Ok(pieces) => lanes.push(port, &pieces),
-        Err(_) => card.drop_frames(1),
-    }
-}
-
-/// Frames read before what they became is sent: super-frames fill their batches by themselves.
+/// Frames read before what they became is sent.
 const BURST: usize = 64;
+/// Bytes of frames in line that are sent before the card is looked at again: one super-frame, or as much of smaller ones.
+const AT_ONCE: usize = 32 * 1024;

@@ -188,7 +188,10 @@ impl Batch {
             return Err(NotTaken::TooLarge);
         }
         let limit = self.stride.unwrap_or(largest);
-        if self.end == self.start || self.end - self.start + size + TAG > limit {
+        if self.end == self.start
+            || self.end - self.start + size + TAG > limit
+            || self.end + size + TAG > CAPACITY
+        {
             self.next_datagram(largest)?;
             let limit = self.stride.unwrap_or(largest);
             if overhead + size > limit || self.start + overhead + size > CAPACITY {

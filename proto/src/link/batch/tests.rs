@@ -91,6 +91,20 @@ fn many_small_frames_share_datagrams_and_a_batch() {
     assert_eq!((datagrams.len(), batches), (500_usize.div_ceil(22), 1));
 }
 
+/// The last datagram of a batch begins with a small frame, and others follow.
+#[test]
+fn nothing_is_written_behind_the_end() {
+    for small in 1..60 {
+        for mtu in [1196, 1452, 1472] {
+            let shape = Shape { relay: None, mtu };
+            let full = vec![vec![1; shape.largest_frame()]; CAPACITY / mtu];
+            let rest = (0..40).map(|at| vec![2; 14 + at * small]);
+            let frames: Vec<_> = full.into_iter().chain(rest).collect();
+            assert_eq!(received(&send(&frames, shape).0), frames);
+        }
+    }
+}
+
 #[test]
 fn a_lone_frame_is_not_padded() {
     let (datagrams, _) = send(&[vec![7; 1420]], DIRECT);
