@@ -7,7 +7,8 @@
 //!   network  hosts · segments · routers · the core      log, capture → pcap
 //!              │            │
 //!   link     one way of a wire: delay, loss, rate, MTU
-//!   nat      mapping × filtering × ports × hairpin × timers × limits   (also for real packets)
+//!   nat      mapping × filtering × ports × hairpin × timers × limits × …   (also for real packets)
+//!   rules    a packet filter: UDP blocked, only port 443, only a proxy
 //!   packet   what travels: values ↔ IPv4 and IPv6 bytes
 //! ```
 //!
@@ -22,4 +23,5 @@ pub mod nat;
 pub mod network;
 pub mod packet;
 pub mod pcap;
+pub mod rules;
 pub mod run;

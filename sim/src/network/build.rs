@@ -87,6 +87,7 @@ impl Network {
             outside,
             ipv4,
             ipv6,
+            rules: config.rules,
             up,
             down,
         });
