@@ -21,8 +21,8 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::{Duration, Instant};
 
-use rand::SeedableRng;
 use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
 use serde::{Deserialize, Serialize};
 
 use crate::link::{Link, LinkConfig};
@@ -224,6 +224,17 @@ impl Network {
             arrived: VecDeque::new(),
             log: Log::new(Logging::Off),
         }
+    }
+
+    /// When it began.
+    #[must_use]
+    pub const fn start(&self) -> Instant {
+        self.start
+    }
+
+    /// Randomness of this network's seed, for what is built later.
+    pub fn fresh_seed(&mut self) -> u64 {
+        self.rng.next_u64()
     }
 
     /// How many routers a packet passes on a segment; at first 8 in the core and none elsewhere.

@@ -131,6 +131,12 @@ impl<H: Host> Simulation<H> {
         &mut self.network
     }
 
+    /// The network, when all is over.
+    #[must_use]
+    pub fn into_network(self) -> Network {
+        self.network
+    }
+
     /// A program.
     #[must_use]
     pub fn host(&self, id: HostId) -> Option<&H> {

@@ -285,7 +285,7 @@ fn stepped(port: u16, steps: u64, range: &RangeInclusive<u16>, config: &PortConf
     );
     let steps = i64::try_from(steps % size.unsigned_abs()).unwrap_or(0);
     let place = i64::from(port) - first + steps * i64::from(config.step);
-    u16::try_from(place.rem_euclid(size) + first).unwrap_or(*range.start())
+    u16::try_from(place.rem_euclid(size) + first).unwrap_or_else(|_| *range.start())
 }
 
 /// A number of events of which `mean` are expected: by multiplying (Knuth, TAOCP 2, 3.4.1) in parts small enough for a

@@ -124,7 +124,9 @@ impl Network {
         packet.ttl -= 1;
         match router.rules.judge(&packet, true) {
             Action::Pass => {}
-            action => return self.forbid(id, action, &packet, now),
+            action @ (Action::Drop | Action::Reject) => {
+                return self.forbid(id, action, &packet, now);
+            }
         }
         let before = self.log.is_on().then(|| Summary::of(&packet));
         match router.nat_for_outbound(&packet).outbound(packet, now) {

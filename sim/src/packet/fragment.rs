@@ -20,21 +20,26 @@ impl Packet {
             return vec![self.clone()];
         }
         let whole = self.emit();
-        let skipped = match self.body {
-            Body::Fragment { .. } if self.is_ipv6() => 48,
-            _ if self.is_ipv6() => 40,
-            _ => 20,
+        let cut_before = if let Body::Fragment {
+            identification,
+            offset,
+            more,
+            protocol,
+            ..
+        } = self.body
+        {
+            Some((offset, more, identification, protocol))
+        } else {
+            None
         };
-        let (start, last_more, identification, protocol) = match self.body {
-            Body::Fragment {
-                identification,
-                offset,
-                more,
-                protocol,
-                ..
-            } => (offset, more, identification, protocol),
-            _ => (0, false, identification, self.body.protocol(self.is_ipv6())),
+        let skipped = match (self.is_ipv6(), cut_before) {
+            (true, Some(_)) => 48,
+            (true, None) => 40,
+            (false, _) => 20,
         };
+        let protocol = self.body.protocol(self.is_ipv6());
+        let (start, last_more, identification, protocol) =
+            cut_before.unwrap_or((0, false, identification, protocol));
         let payload = whole.get(skipped..).unwrap_or_default();
         let count = payload.len().div_ceil(room);
         let pieces = payload.chunks(room).enumerate().map(|(number, piece)| {
