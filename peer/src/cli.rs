@@ -16,6 +16,7 @@ mod invite;
 mod ping;
 mod rendezvous;
 mod serve;
+mod sim;
 mod start;
 mod status;
 mod table;
@@ -50,6 +51,7 @@ enum Verb {
     Ping(ping::Flags),
     Rendezvous(kuguri_rendezvous::Options),
     Demo(crate::demo::Options),
+    Sim(sim::Flags),
 }
 
 /// Reads the arguments of the process and does what they say.
@@ -76,6 +78,7 @@ fn run(arguments: Arguments, started: Instant) -> anyhow::Result<ExitCode> {
         // These two log in their own way, and the demo must start before there is any thread.
         Verb::Rendezvous(options) => rendezvous::run(options, arguments.state),
         Verb::Demo(options) => crate::demo::run(&options),
+        Verb::Sim(flags) => sim::run(flags),
         Verb::Serve(flags) => serve::run(flags, &state()?, started),
         Verb::Connect(flags) => connect::run(flags, &state()?, started),
         Verb::Invite(flags) => invite::run(&flags, &state()?),

@@ -6,7 +6,7 @@
 //!                             │  └────── local   own addresses
 //!                             ├─▶ output         lines for people or programs
 //!                             └◀▶ admin          status and ping from other processes
-//!   demo  all of it on one machine, in namespaces
+//!   demo  all of it on one machine, in namespaces       simulate  nodes on a pretended Internet
 //! ```
 //!
 //! Here is only doing. What to do is decided in `kuguri_proto`.
@@ -21,6 +21,7 @@ pub mod local;
 pub mod output;
 pub mod qr;
 pub mod route;
+pub mod simulate;
 pub mod tap;
 pub mod udp;
 mod watch;
