@@ -16,6 +16,7 @@ mod invite;
 mod ping;
 mod rendezvous;
 mod serve;
+mod sim;
 mod start;
 mod status;
 mod table;
@@ -51,6 +52,7 @@ enum Verb {
     Rendezvous(kuguri_rendezvous::Options),
     Demo(crate::demo::Options),
     Bench(crate::bench::Options),
+    Sim(sim::Flags),
 }
 
 /// Reads the arguments of the process and does what they say.
@@ -83,6 +85,7 @@ fn run(arguments: Arguments, started: Instant) -> anyhow::Result<ExitCode> {
         Verb::Rendezvous(options) => rendezvous::run(options, arguments.state),
         Verb::Demo(options) => crate::demo::run(&options),
         Verb::Bench(options) => crate::bench::run(&options),
+        Verb::Sim(flags) => sim::run(flags),
         Verb::Serve(flags) => serve::run(flags, &state()?, started),
         Verb::Connect(flags) => connect::run(flags, &state()?, started),
         Verb::Invite(flags) => invite::run(&flags, &look()?),

@@ -7,6 +7,7 @@
 //!                             ├─▶ output         lines for people or programs
 //!                             └◀▶ admin          status and ping from other processes
 //!   demo  all of it on one machine, in namespaces; bench  the same, to measure
+//!   simulate  nodes on a pretended Internet
 //! ```
 //!
 //! Here is only doing. What to do is decided in `kuguri_proto`.
@@ -25,6 +26,7 @@ pub mod local;
 pub mod output;
 pub mod qr;
 pub mod route;
+pub mod simulate;
 pub mod tap;
 pub mod udp;
 mod watch;

@@ -147,11 +147,8 @@ mod tests {
         let mut frame = vec![0; length.max(60)];
         frame[12] = 8;
         frame[14] = 0x45;
-        frame[16..18].copy_from_slice(
-            &u16::try_from(frame.len() - 14)
-                .expect("short")
-                .to_be_bytes(),
-        );
+        let total = u16::try_from(frame.len() - 14).expect("short");
+        frame[16..18].copy_from_slice(&total.to_be_bytes());
         frame[23] = 17;
         frame[35] = port;
         frame

@@ -87,6 +87,7 @@ impl Network {
             outside,
             ipv4,
             ipv6,
+            rules: config.rules,
             up,
             down,
         });
@@ -105,6 +106,30 @@ impl Network {
             capture: None,
         });
         Ok((id, inside))
+    }
+
+    /// A router gets other outside addresses, as when a provider assigns new ones; its NATs remember nothing.
+    ///
+    /// # Errors
+    /// When an address is taken, or there is none where one is needed.
+    pub fn renumber(&mut self, id: RouterId, addresses: &[IpAddr]) -> Result<(), NetworkError> {
+        let Some(router) = self.routers.get(id.0) else {
+            return Err(NetworkError::NoSuchPlace(Place::Router(id)));
+        };
+        let (segment, old) = (router.outside, router.ipv4.outside().to_vec());
+        let (ipv4, ipv6) = (router.ipv4.config().clone(), router.ipv6.config().clone());
+        for &address in &old {
+            self.unregister(segment, address);
+        }
+        self.check(segment, addresses)?;
+        for &address in addresses {
+            self.register(segment, address, Station::Router(id));
+        }
+        let ipv4 = Nat::new(ipv4, addresses.to_vec(), self.rng.next_u64())?;
+        let ipv6 = Nat::new(ipv6, addresses.to_vec(), self.rng.next_u64())?;
+        let router = &mut self.routers[id.0];
+        (router.ipv4, router.ipv6) = (ipv4, ipv6);
+        Ok(())
     }
 
     fn links(&mut self, access: Access) -> (Link, Link) {

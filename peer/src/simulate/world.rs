@@ -28,7 +28,7 @@ use kuguri_sim::network::{Access, HostId, Logging, Network, RouterConfig, Router
 use kuguri_sim::packet::{Body, Packet};
 use kuguri_sim::run::{Host, Simulation};
 
-use crate::frames;
+use super::frames;
 
 /// Where the rendezvous is.
 pub const VPS: IpAddr = IpAddr::V4(Ipv4Addr::new(203, 0, 113, 10));
@@ -503,14 +503,14 @@ fn peer_of(simulation: &Simulation<Machine>, host: HostId) -> &Peer {
 }
 
 /// 32 bytes for one use in a world of this seed.
-fn seed(world: u64, purpose: u8) -> [u8; 32] {
+pub(super) fn seed(world: u64, purpose: u8) -> [u8; 32] {
     let mut bytes = [purpose; 32];
     bytes[..8].copy_from_slice(&world.to_be_bytes());
     bytes
 }
 
 impl Peer {
-    fn new(config: Config, address: SocketAddr, now: Instant) -> Self {
+    pub(super) fn new(config: Config, address: SocketAddr, now: Instant) -> Self {
         let mut node = Node::new(config, now);
         node.handle_command(Command::LocalAddresses(vec![address]), now);
         let mut peer = Self {
@@ -537,7 +537,7 @@ impl Peer {
         std::iter::from_fn(|| self.node.poll_transmit(now)).collect()
     }
 
-    fn drain(&mut self, now: Instant) {
+    pub(super) fn drain(&mut self, now: Instant) {
         self.events
             .extend(std::iter::from_fn(|| self.node.poll_event()).map(|event| (now, event)));
         self.frames
@@ -546,7 +546,12 @@ impl Peer {
 }
 
 impl Rendezvous {
-    fn new(identity: &Identity, seed: [u8; 32], limits: server::Limits, now: Instant) -> Self {
+    pub(super) fn new(
+        identity: &Identity,
+        seed: [u8; 32],
+        limits: server::Limits,
+        now: Instant,
+    ) -> Self {
         let config = server::Config {
             addresses: vec![VPS],
             port: PORT,
