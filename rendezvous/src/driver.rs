@@ -111,6 +111,22 @@ impl Driver {
         let mut run: Option<Run> = None;
         let mut start = 0;
         while start < filled.len() {
+            if socket == SocketId::MAIN
+                && run.is_none()
+                && let Some((destination, length)) =
+                    self.server
+                        .handle_row(remote, &mut filled[start..], stride, now)
+            {
+                let range = start..start + length;
+                start = range.end;
+                let size = stride;
+                run = Some(Run {
+                    destination,
+                    range,
+                    size,
+                });
+                continue;
+            }
             let end = filled.len().min(start + stride);
             let datagram = &mut filled[start..end];
             let forward = self.server.handle_datagram(socket, remote, datagram, now);

@@ -191,9 +191,8 @@ impl UdpEndpoint {
                 segment_size: (contents.len() > segment_size).then_some(segment_size),
                 src_ip: source,
             };
-            let _ = self.io.try_io(Interest::WRITABLE, || {
-                self.batches.send((&self.io).into(), &transmit)
-            });
+            // Not by the runtime: after one full buffer it would hold back everything until somebody waits for room.
+            let _ = self.batches.try_send((&self.io).into(), &transmit);
         }
     }
 

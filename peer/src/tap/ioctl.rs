@@ -90,6 +90,21 @@ pub(super) fn bind_packets(socket: &impl AsFd, index: c_int) -> io::Result<()> {
     })
 }
 
+/// Lets a packet socket have a `virtio_net_hdr` before every frame, both ways; before it is bound.
+pub(super) fn ask_for_headers(socket: &impl AsFd) -> io::Result<()> {
+    let on: c_int = 1;
+    // SAFETY: the option's value is an integer, which outlives the call, with its length.
+    check(unsafe {
+        libc::setsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::SOL_PACKET,
+            PACKET_VNET_HDR,
+            (&raw const on).cast(),
+            length_of::<c_int>(),
+        )
+    })
+}
+
 /// ETH_P_ALL as the kernel wants it, in network order.
 pub(super) fn every_protocol() -> u16 {
     u16::try_from(libc::ETH_P_ALL)
@@ -145,5 +160,7 @@ const ETHTOOL_STXCSUM: u32 = 0x17;
 const ETHTOOL_STSO: u32 = 0x1f;
 /// linux/ethtool.h: generic segmentation.
 const ETHTOOL_SGSO: u32 = 0x24;
+/// linux/if_packet.h.
+const PACKET_VNET_HDR: c_int = 15;
 /// linux/if_packet.h.
 const PACKET_IGNORE_OUTGOING: c_int = 23;

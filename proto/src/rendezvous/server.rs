@@ -144,6 +144,35 @@ impl Server {
         None
     }
 
+    /// Datagrams of `stride` bytes (the last perhaps shorter) came in a row by the main socket from one place. As many from the
+    /// first on as are to be relayed on one channel are rewritten in place: gives where to, and where in `row` they end.
+    /// The others are to be given to [`Self::handle_datagram`].
+    pub fn handle_row(
+        &mut self,
+        remote: SocketAddr,
+        row: &mut [u8],
+        stride: usize,
+        now: Instant,
+    ) -> Option<(SocketAddr, usize)> {
+        let (channel, _) = relay::parse(row.get(..stride.min(row.len()))?).ok()?;
+        let header = relay::header(channel);
+        let alike =
+            |datagram: &&[u8]| datagram.len() > header.len() && datagram.starts_with(&header);
+        let (mut count, mut end) = (0, 0);
+        for datagram in row.chunks(stride).take_while(alike) {
+            count += 1;
+            end += datagram.len();
+        }
+        let (destination, channel) = self.registry.route(remote, channel, end, now).ok()?;
+        self.last_now = now;
+        for datagram in row.get_mut(..end)?.chunks_mut(stride) {
+            relay::readdress(datagram, channel);
+        }
+        self.stats.relayed_datagrams += count;
+        self.stats.relayed_bytes += end as u64;
+        Some((destination, end))
+    }
+
     /// The time of [`Self::poll_timeout`] has come.
     pub fn handle_timeout(&mut self, now: Instant) {
         self.last_now = now;

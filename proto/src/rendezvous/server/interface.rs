@@ -69,10 +69,11 @@ impl Default for Limits {
                     burst: 512,
                     per_second: 32,
                 },
-                // A gigabit per second, an eighth of a second at once.
+                // Ten gigabits per second, which is more than one core relays: fairness among peers, not a saving of the
+                // operator's network, is what it is for. A twentieth of a second at once.
                 relayed_bytes: Rate {
-                    burst: 16_000_000,
-                    per_second: 125_000_000,
+                    burst: 64_000_000,
+                    per_second: 1_250_000_000,
                 },
             },
             handshakes: 1024,
