@@ -12,6 +12,7 @@
 //! they are only carried.
 
 use std::io;
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -41,6 +42,70 @@ pub enum Request {
         /// The token.
         token: String,
     },
+    /// (Hub) about the virtual host.
+    VirtualHost {
+        /// What.
+        ask: VirtualHost,
+    },
+}
+
+/// A question about, or an order to, a hub's virtual host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "what", rename_all = "kebab-case")]
+pub enum VirtualHost {
+    /// Settings and counters.
+    Status,
+    /// On or off; what is not said stays.
+    Switch {
+        /// The NAT.
+        nat: Option<bool>,
+        /// The DHCP server.
+        dhcp: Option<bool>,
+    },
+    /// Other settings of the NAT.
+    NatSet(NatChange),
+    /// Other settings of the DHCP server.
+    DhcpSet(DhcpChange),
+    /// The session table.
+    NatTable,
+    /// The lease table.
+    DhcpTable,
+}
+
+/// What is to be different at the NAT; what is not said stays.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NatChange {
+    /// Seconds.
+    pub tcp_idle: Option<u64>,
+    /// Seconds.
+    pub udp_idle: Option<u64>,
+    /// Every ping is answered by the virtual host itself.
+    pub dummy_ping: Option<bool>,
+    /// All rules anew, as in "allow 192.168.1.0/24:80/tcp".
+    pub rules: Option<Vec<String>>,
+    /// All published ports anew.
+    pub publish: Option<Vec<String>>,
+}
+
+/// What is to be different at the DHCP server; what is not said stays, an empty text leaves the option out.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DhcpChange {
+    /// First address.
+    pub first: Option<Ipv4Addr>,
+    /// Last address.
+    pub last: Option<Ipv4Addr>,
+    /// Seconds.
+    pub lease: Option<u64>,
+    /// The default gateway.
+    pub gateway: Option<String>,
+    /// Resolvers, with commas between.
+    pub dns: Option<String>,
+    /// The domain.
+    pub domain: Option<String>,
+    /// Networks through the virtual host (option 121), with commas between; "lan" for those that this machine is in.
+    pub routes: Option<String>,
+    /// All reservations anew, as in "02:00:5e:10:00:01=192.168.30.20".
+    pub reserve: Option<Vec<String>>,
 }
 
 /// A question that waits for its answer.

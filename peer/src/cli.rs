@@ -2,6 +2,7 @@
 //!
 //! Exit codes: 0 done, 2 the flags make no sense, 1 everything else. An error is one sentence on stderr.
 
+use std::ffi::OsString;
 use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -15,6 +16,7 @@ mod connect;
 mod invite;
 mod ping;
 mod rendezvous;
+mod secure_nat;
 mod serve;
 mod sim;
 mod start;
@@ -49,6 +51,9 @@ enum Verb {
     Invite(invite::Flags),
     Status(status::Flags),
     Ping(ping::Flags),
+    SecureNat(secure_nat::SecureNat),
+    Nat(secure_nat::Nat),
+    Dhcp(secure_nat::Dhcp),
     Rendezvous(kuguri_rendezvous::Options),
     Demo(crate::demo::Options),
     Bench(crate::bench::Options),
@@ -59,7 +64,7 @@ enum Verb {
 #[must_use]
 pub fn main() -> ExitCode {
     let started = Instant::now();
-    let arguments = Arguments::parse();
+    let arguments = Arguments::parse_from(translated(std::env::args_os()));
     match run(arguments, started) {
         Ok(code) => code,
         Err(error) => {
@@ -68,6 +73,21 @@ pub fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// The arguments with a verb of vpncmd's in our words.
+fn translated(mut arguments: impl Iterator<Item = OsString>) -> Vec<OsString> {
+    let program = arguments.next();
+    let mut all: Vec<OsString> = program.into_iter().collect();
+    let Some(verb) = arguments.next() else {
+        return all;
+    };
+    match verb.to_str().and_then(secure_nat::translate) {
+        Some(words) => all.extend(words.iter().map(Into::into)),
+        None => all.push(verb),
+    }
+    all.extend(arguments);
+    all
 }
 
 fn run(arguments: Arguments, started: Instant) -> anyhow::Result<ExitCode> {
@@ -91,6 +111,9 @@ fn run(arguments: Arguments, started: Instant) -> anyhow::Result<ExitCode> {
         Verb::Invite(flags) => invite::run(&flags, &look()?),
         Verb::Status(flags) => status::run(&flags, &look()?),
         Verb::Ping(flags) => ping::run(&flags, &look()?),
+        Verb::SecureNat(flags) => secure_nat::secure_nat(&flags, &look()?),
+        Verb::Nat(flags) => secure_nat::nat(flags, &look()?),
+        Verb::Dhcp(flags) => secure_nat::dhcp(flags, &look()?),
     }
 }
 

@@ -31,8 +31,11 @@ use crate::output::{CardState, Saying, path, refusal_text};
 use crate::route::{Routes, Settings};
 use crate::tap::Card;
 use crate::udp::UdpSocket;
+use secure_nat::SecureNat;
 
 mod find;
+mod network;
+pub mod secure_nat;
 
 pub use find::find_peer;
 
@@ -45,6 +48,8 @@ pub struct Parts {
     pub socket: UdpSocket,
     /// The virtual LAN card, when there is one.
     pub plug: Option<Plug>,
+    /// What a hub's virtual host does; nothing for a member.
+    pub secure_nat: Option<secure_nat::Wanted>,
     /// Questions from other processes.
     pub asked: mpsc::Receiver<Asked>,
     /// The user wants it to end; twice: at once.
@@ -81,6 +86,8 @@ pub struct Driver<O> {
     changes: mpsc::Receiver<()>,
     started: Instant,
     settings: Option<Settings>,
+    secure_nat: Option<SecureNat>,
+    network: network::Routed,
     told: Vec<SocketAddr>,
     pings: BTreeMap<u64, oneshot::Sender<Value>>,
     next_ping: u64,
@@ -109,6 +116,7 @@ enum Wake {
     Active,
     Timer,
     Asked(Asked),
+    Nat,
     Addresses,
     Stop,
 }
@@ -118,8 +126,9 @@ impl<O: Observe> Driver<O> {
     ///
     /// # Errors
     /// When the data plane's threads cannot be started.
-    pub fn new(node: Node, parts: Parts, observer: O) -> std::io::Result<Self> {
+    pub fn new(node: Node, mut parts: Parts, observer: O) -> std::io::Result<Self> {
         let now = Instant::now();
+        let secure_nat = parts.secure_nat.take().map(SecureNat::new);
         let card = parts.plug.as_ref().map(|plug| plug.card.port());
         Ok(Self {
             plane: DataPlane::start(parts.socket.shared(), card)?,
@@ -130,6 +139,8 @@ impl<O: Observe> Driver<O> {
             changes: local::changes(),
             started: now,
             settings: None,
+            secure_nat,
+            network: network::Routed::default(),
             told: Vec::new(),
             pings: BTreeMap::new(),
             next_ping: 0,
@@ -145,10 +156,12 @@ impl<O: Observe> Driver<O> {
     /// When the peer cannot go on: refused, a wrong key, or its card or files cannot be set.
     pub async fn run(mut self) -> anyhow::Result<()> {
         self.tell_addresses();
+        self.apply_secure_nat();
         loop {
             self.drain().await;
             if let End::Stopped(problem) = &mut self.end {
                 let problem = problem.take();
+                self.end_secure_nat();
                 self.plane.stop();
                 drop(self.plane);
                 if let Some(Plug { card, routes, .. }) = self.parts.plug {
@@ -170,6 +183,7 @@ impl<O: Observe> Driver<O> {
         tokio::select! {
             Some(up) = plane.recv() => Wake::Up(up),
             () = active.notified() => Wake::Active,
+            () = nat_ready(self.secure_nat.as_ref()) => Wake::Nat,
             () = at(timer) => Wake::Timer,
             Some(()) = stop.recv() => Wake::Stop,
             Some(question) = asked.recv() => Wake::Asked(question),
@@ -188,7 +202,8 @@ impl<O: Observe> Driver<O> {
         let room = self.parts.socket.is_waiting();
         let room = room.then(|| Instant::now() + ROOM_AGAIN);
         let node = self.node.poll_timeout();
-        let timers = [node, self.first_answer_by, stop_by, self.look, room];
+        let leases = self.secure_nat.as_ref().and_then(SecureNat::next_timer);
+        let timers = [node, self.first_answer_by, stop_by, self.look, room, leases];
         timers.into_iter().flatten().min()
     }
 
@@ -198,6 +213,7 @@ impl<O: Observe> Driver<O> {
             Wake::Active => self.look = Some(Instant::now() + BETWEEN_LOOKS),
             Wake::Timer => {}
             Wake::Asked(asked) => self.take_question(asked),
+            Wake::Nat => self.take_nat(),
             Wake::Addresses => self.tell_addresses(),
             Wake::Stop => self.take_stop(),
         }
@@ -263,6 +279,7 @@ impl<O: Observe> Driver<O> {
             Request::Status => Ok(self.report()),
             Request::Ping { peer } => return self.begin_ping(peer.as_deref(), answer),
             Request::AddToken { token } => self.add_token(token),
+            Request::VirtualHost { ask } => return self.ask_virtual_host(ask, answer),
         };
         let value = result.unwrap_or_else(|problem| json!({ "error": problem }));
         // Who asked may have gone.
@@ -352,12 +369,16 @@ impl<O: Observe> Driver<O> {
             let fatal = false;
             self.say(&Saying::Node(&Event::RendezvousFailed { reason, fatal }));
         }
+        self.keep_leases_if_due(now);
         if matches!(self.end, End::Stopping(by, _) if by <= now) {
             self.give_up();
         }
     }
 
     async fn drain(&mut self) {
+        if let Some(secure_nat) = &mut self.secure_nat {
+            secure_nat.give(&mut self.node);
+        }
         self.drain_transmits();
         while let Some(frame) = self.node.poll_frame() {
             if let Some(plug) = &self.parts.plug {
@@ -400,10 +421,29 @@ impl<O: Observe> Driver<O> {
                 }
             }
             Event::Refused(refusal) => self.begin_to_end(Some(anyhow!(refusal_text(refusal)))),
-            Event::Joined { address, mtu, .. } => self.set_card(Settings { mtu, address }).await,
+            Event::Joined {
+                address,
+                mtu,
+                gateway,
+                ..
+            } => {
+                self.set_card(Settings { mtu, address }).await;
+                self.network.gateway = gateway;
+                self.set_routes().await;
+            }
             Event::Card { address, mtu } => {
                 let address = Some(address);
                 self.set_card(Settings { mtu, address }).await;
+            }
+            Event::Network {
+                routes,
+                own,
+                dns,
+                domain,
+            } => {
+                self.network.wanted = routes;
+                self.set_routes().await;
+                self.say_network(own, dns, domain);
             }
             Event::Pong {
                 peer,
@@ -417,6 +457,7 @@ impl<O: Observe> Driver<O> {
             Event::PingLost { peer, id } => {
                 self.end_ping(id, json!({ "peer": peer, "lost": true }));
             }
+            Event::LeasesChanged => self.leases_changed(),
             Event::Stopped => self.give_up(),
             Event::PeerAbsent { .. }
             | Event::LinkUp { .. }
@@ -424,7 +465,8 @@ impl<O: Observe> Driver<O> {
             | Event::LinkDown { .. }
             | Event::MemberJoined { .. }
             | Event::MemberRefused { .. }
-            | Event::FirstFrame { .. } => {}
+            | Event::FirstFrame { .. }
+            | Event::Dhcp(_) => {}
         }
     }
 
@@ -492,6 +534,13 @@ impl<O: Observe> Driver<O> {
             End::Running => None,
         };
         self.end = End::Stopped(problem);
+    }
+}
+
+async fn nat_ready(secure_nat: Option<&SecureNat>) {
+    match secure_nat {
+        Some(secure_nat) => secure_nat.ready().await,
+        None => pending().await,
     }
 }
 

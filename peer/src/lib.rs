@@ -24,6 +24,7 @@ pub mod driver;
 pub mod known;
 pub mod local;
 pub mod output;
+pub mod outside;
 pub mod qr;
 pub mod route;
 pub mod simulate;

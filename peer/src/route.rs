@@ -6,7 +6,8 @@ use std::os::fd::RawFd;
 use kuguri_proto::wire::ethernet::MacAddr;
 use rtnetlink::packet_route::address::AddressMessage;
 use rtnetlink::packet_route::link::{LinkAttribute, LinkMessage};
-use rtnetlink::{AddressMessageBuilder, Handle, LinkUnspec, LinkVeth};
+use rtnetlink::packet_route::route::RouteMessage;
+use rtnetlink::{AddressMessageBuilder, Handle, LinkUnspec, LinkVeth, RouteMessageBuilder};
 
 /// Why an interface cannot be set.
 #[derive(Debug, thiserror::Error)]
@@ -126,6 +127,38 @@ impl Routes {
         Ok(())
     }
 
+    /// Leads networks through `gateway` behind the interface, in place of those `before`.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub async fn set_routes(
+        &self,
+        index: u32,
+        gateway: IpAddr,
+        before: &[(IpAddr, u8)],
+        now: &[(IpAddr, u8)],
+    ) -> Result<(), RouteError> {
+        for old in before.iter().filter(|old| !now.contains(old)) {
+            if let Some(message) = route_message(index, *old, gateway)
+                && let Err(error) = self.handle.route().del(message).execute().await
+            {
+                // Somebody has removed it already, which is what is wanted.
+                tracing::debug!(%error, "an old route");
+            }
+        }
+        for new in now {
+            let Some(message) = route_message(index, *new, gateway) else {
+                continue;
+            };
+            let request = self.handle.route().add(message).replace();
+            request
+                .execute()
+                .await
+                .map_err(refused("setting a route"))?;
+        }
+        Ok(())
+    }
+
     /// Takes the interface away.
     ///
     /// # Errors
@@ -157,6 +190,32 @@ fn address_message(index: u32, (address, prefix): (IpAddr, u8)) -> AddressMessag
             .build(),
     }
 }
+
+/// Behind the routes that this machine has of its own: the same network by a card of its own comes first.
+fn route_message(index: u32, (net, prefix): (IpAddr, u8), gateway: IpAddr) -> Option<RouteMessage> {
+    match (net, gateway) {
+        (IpAddr::V4(net), IpAddr::V4(gateway)) => Some(
+            RouteMessageBuilder::<std::net::Ipv4Addr>::new()
+                .destination_prefix(net, prefix)
+                .gateway(gateway)
+                .output_interface(index)
+                .priority(METRIC)
+                .build(),
+        ),
+        (IpAddr::V6(net), IpAddr::V6(gateway)) => Some(
+            RouteMessageBuilder::<std::net::Ipv6Addr>::new()
+                .destination_prefix(net, prefix)
+                .gateway(gateway)
+                .output_interface(index)
+                .priority(METRIC)
+                .build(),
+        ),
+        _ => None,
+    }
+}
+
+/// Of our routes; the kernel's own have less and so come first.
+const METRIC: u32 = 5000;
 
 fn refused(what: &'static str) -> impl FnOnce(rtnetlink::Error) -> RouteError {
     move |error| {

@@ -20,13 +20,33 @@ use smoltcp::wire::{EthernetAddress, EthernetFrame, EthernetProtocol, EthernetRe
 
 use crate::wire::ethernet::MacAddr;
 
+pub mod access;
 mod arp;
+mod control;
+mod dhcp;
+mod event;
+mod fragment;
 mod icmp;
+mod nat;
+mod out;
+mod packet;
 pub mod pool;
+mod segment;
+mod settings;
+mod slots;
+pub mod sockets;
 pub mod subnet;
+mod tcp;
 
+pub use control::Unreachable;
+pub use dhcp::{Dhcp, DhcpCounters, DhcpRow, KeptLease};
+pub use event::{NatCounters, NatEvent, NatRow};
+pub use nat::{HostError, Nat};
+pub use out::{Frame, Port};
 pub use pool::Pool;
+pub use settings::{DhcpSettings, Limits, NatSettings, NotAPublish, Publish};
 pub use subnet::{NotAHost, Subnet};
+pub use tcp::End;
 
 /// The virtual host.
 #[derive(Debug)]
@@ -102,6 +122,15 @@ impl Gateway {
         }
     }
 
+    /// Something beside it, such as the DHCP server, has a frame for the switch.
+    pub fn add_frame(&mut self, frame: Vec<u8>) {
+        if self.queue.len() < MAX_QUEUE {
+            self.queue.push_back(frame);
+        } else {
+            self.counters.dropped_queue += 1;
+        }
+    }
+
     /// The next frame for the switch, if any.
     pub fn poll_frame(&mut self) -> Option<Vec<u8>> {
         self.queue.pop_front()
@@ -170,6 +199,54 @@ impl Gateway {
         frame.payload_mut().copy_from_slice(payload);
         self.queue.push_back(frame.into_inner());
     }
+}
+
+/// Whether a frame that came to the virtual host with that MAC address is the NAT's: IP for it alone, but DHCP; and ARP's
+/// answers, which both want to know.
+#[must_use]
+pub fn is_for_nat(mac: MacAddr, frame: &[u8]) -> ForNat {
+    let Ok(parsed) = packet::Frame::parse(frame) else {
+        return ForNat::No;
+    };
+    if parsed.to != mac {
+        return ForNat::No;
+    }
+    match parsed.kind {
+        packet::ARP => ForNat::Too,
+        packet::IPV4 if is_dhcp(parsed.payload) => ForNat::No,
+        packet::IPV4 => ForNat::Only,
+        packet::IPV6 if is_neighbour_discovery(parsed.payload) => ForNat::Too,
+        packet::IPV6 => ForNat::Only,
+        _ => ForNat::No,
+    }
+}
+
+/// Whose frame it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ForNat {
+    /// The NAT's alone.
+    Only,
+    /// The NAT's and the virtual host's own.
+    Too,
+    /// Not the NAT's.
+    No,
+}
+
+/// UDP to port 67.
+fn is_dhcp(packet: &[u8]) -> bool {
+    let header_len = packet
+        .first()
+        .map_or(0, |first| usize::from(first & 15) * 4);
+    packet.get(9) == Some(&packet::UDP)
+        && packet.get(header_len + 2..header_len + 4) == Some(&[0, 67])
+}
+
+/// ICMPv6 of types 133 to 137.
+fn is_neighbour_discovery(packet: &[u8]) -> bool {
+    packet.get(6) == Some(&packet::ICMPV6)
+        && packet
+            .get(40)
+            .is_some_and(|kind| (133..=137).contains(kind))
 }
 
 /// The virtual host's Ethernet address: 00:AC and four bytes that follow from `seed` (REQUIREMENTS E5). Seeded by the

@@ -30,6 +30,7 @@ use std::net::SocketAddr;
 
 pub mod auth;
 pub mod bucket;
+mod congestion;
 pub mod gateway;
 pub mod identity;
 pub mod invite;

@@ -27,7 +27,7 @@ use crate::node::status::{Counters, LinkStatus};
 use crate::rendezvous::Channel;
 use crate::wire::clear::Indices;
 use crate::wire::codec::Framer;
-use crate::wire::control::{Bye, Candidate, Candidates, Control, Join, Refusal, Welcome};
+use crate::wire::control::{Bye, Candidate, Candidates, Control, Join, Network, Refusal, Welcome};
 use crate::wire::stun::Transaction;
 
 pub mod arq;
@@ -305,13 +305,23 @@ impl Link {
     }
 
     /// (Hub) lets the peer in, and takes up the candidates that it sent.
-    pub fn welcome(&mut self, welcome: Welcome, now: Instant) {
+    pub fn welcome(&mut self, welcome: Welcome, network: Option<Network>, now: Instant) {
         self.admitted = true;
         self.refuse_network(&welcome);
         self.send_control(&Control::Welcome(welcome));
+        // Before any candidates: none of them may lead through what it says.
+        if let Some(network) = network {
+            self.send_control(&Control::Network(network));
+        }
         if let Some(candidates) = self.early.take() {
             self.handle_candidates(&candidates, now);
         }
+        self.pump(now);
+    }
+
+    /// (Hub) says what the network has; after [`Self::welcome`].
+    pub fn tell_network(&mut self, network: Network, now: Instant) {
+        self.send_control(&Control::Network(network));
         self.pump(now);
     }
 

@@ -27,6 +27,7 @@ mod event;
 mod hub;
 mod links;
 mod member;
+mod nat;
 pub mod plane;
 mod settle;
 pub mod status;
@@ -165,6 +166,7 @@ impl Node {
         }
         if let Side::Hub(hub) = &mut self.side {
             hub.handle_timeout(now);
+            self.settle_dhcp();
         }
         self.settle_rendezvous(now);
         self.connect_if_due(now);
@@ -184,6 +186,9 @@ impl Node {
         match command {
             Command::LocalAddresses(addresses) => self.set_local_addresses(addresses, now),
             Command::Ping { peer, id } => self.ping(peer, id, now),
+            Command::Dhcp(settings) => self.set_dhcp(settings),
+            Command::RestoreLeases(leases) => self.restore_leases(leases, now),
+            Command::Nat { on, network } => self.set_nat(on, network, now),
             Command::AddToken(token) => {
                 if let Side::Hub(hub) = &mut self.side {
                     hub.add_token(token);

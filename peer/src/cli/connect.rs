@@ -72,6 +72,7 @@ pub(super) fn run(flags: Flags, state: &State, started: Instant) -> anyhow::Resu
         identity,
         rendezvous,
         common: flags.common,
+        secure_nat: None,
         wish: Some(Wish {
             interface: flags.interface,
             mac,

@@ -53,6 +53,8 @@ pub(super) struct Flags {
     /// It gets an address as a member does.
     #[arg(long, value_name = "NAME", num_args = 0..=1, default_missing_value = "kuguri0")]
     pub(super) card: Option<String>,
+    #[command(flatten)]
+    pub(super) nat: super::secure_nat::Flags,
     /// Show the invite as a QR code too, also when stdout is no terminal
     #[arg(long)]
     pub(super) qr: bool,
@@ -93,6 +95,8 @@ pub(super) fn run(flags: Flags, state: &State, started: Instant) -> anyhow::Resu
         file,
         shown: None,
     };
+    let mut wanted = flags.nat.wanted(flags.address);
+    wanted.leases = Some(state.file(&format!("{name}.leases.toml")));
     let start = Start {
         state,
         name,
@@ -100,6 +104,7 @@ pub(super) fn run(flags: Flags, state: &State, started: Instant) -> anyhow::Resu
         role,
         rendezvous: vec![(rendezvous, expected)],
         common: flags.common,
+        secure_nat: Some(wanted),
         wish,
     };
     super::block_on(start::run(start, host))?;

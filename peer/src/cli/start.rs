@@ -14,6 +14,7 @@ use tokio::sync::mpsc;
 use crate::admin;
 use crate::config::address::HostPort;
 use crate::config::state::State;
+use crate::driver::secure_nat::Wanted;
 use crate::driver::{Driver, Observe, Parts, Plug};
 use crate::output::Saying;
 use crate::route::Routes;
@@ -78,6 +79,7 @@ pub(super) struct Start<'s> {
     pub(super) rendezvous: Vec<(HostPort, Option<PeerId>)>,
     pub(super) common: Common,
     pub(super) wish: Option<Wish>,
+    pub(super) secure_nat: Option<Wanted>,
 }
 
 /// A virtual LAN card that is wanted.
@@ -113,6 +115,7 @@ pub(super) async fn run(start: Start<'_>, mut observer: impl Observe) -> anyhow:
         name: start.name,
         socket,
         plug,
+        secure_nat: start.secure_nat,
         asked,
         stop,
     };

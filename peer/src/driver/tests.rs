@@ -59,6 +59,7 @@ fn running() -> Running {
         name: "hub-office".into(),
         socket,
         plug: None,
+        secure_nat: None,
         asked,
         stop: stopped,
     };

@@ -10,7 +10,7 @@ use super::secure::{self, Secure};
 use super::{Link, LinkEvent, Outgoing};
 use crate::wire::clear::{self, Indices};
 use crate::wire::codec::Framer;
-use crate::wire::control::{Bye, Candidates, Control, Rekey, Welcome};
+use crate::wire::control::{Bye, Candidates, Control, MAX_ROUTES, Network, Rekey, Welcome};
 
 impl Link {
     /// Segments in the clear, while there are no keys on both sides.
@@ -132,7 +132,11 @@ impl Link {
                 self.events.push_back(LinkEvent::Refused(refusal));
                 self.finish("the hub refused to let us in".to_owned());
             }
-            Control::Join(_) | Control::Welcome(_) | Control::Refuse(_) => {
+            Control::Network(network) if self.starter => {
+                self.refuse_routes(&network);
+                self.events.push_back(LinkEvent::Network(network));
+            }
+            Control::Join(_) | Control::Welcome(_) | Control::Refuse(_) | Control::Network(_) => {
                 self.counters.dropped_malformed += 1
             }
             Control::Candidates(candidates) if self.admitted => {
@@ -169,6 +173,15 @@ impl Link {
     pub(super) fn refuse_network(&mut self, welcome: &Welcome) {
         if let (Some(secure), Some(network)) = (&mut self.secure, welcome.address) {
             secure.paths.refuse(network);
+        }
+    }
+
+    /// The same holds for networks behind the hub, but those that we are in ourselves.
+    fn refuse_routes(&mut self, network: &Network) {
+        if let Some(secure) = &mut self.secure {
+            for range in network.routes.iter().take(MAX_ROUTES) {
+                secure.paths.refuse_unless_local(*range);
+            }
         }
     }
 

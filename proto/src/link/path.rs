@@ -247,6 +247,14 @@ impl Paths {
         }
     }
 
+    /// The same for a network that may also be our own: then it is no way round through the hub.
+    pub fn refuse_unless_local(&mut self, range: Prefix) {
+        let mut own = self.local.iter().map(|candidate| candidate.address.ip());
+        if !own.any(|address| candidate::is_refused(address, &[range])) {
+            self.refuse(range);
+        }
+    }
+
     /// Whether an answer to this request is waited for. Cheap: a stranger's answers are told by it.
     #[must_use]
     pub fn awaits(&self, transaction: Transaction) -> bool {

@@ -110,10 +110,10 @@ fn welcome() -> Welcome {
 fn a_hub_lets_in_once_on_one_link() {
     let mut pair = Pair::new(2);
     pair.run_for(Duration::from_secs(1));
-    pair.links[1].welcome(welcome(), pair.now);
+    pair.links[1].welcome(welcome(), None, pair.now);
     pair.run_for(Duration::from_secs(1));
     assert_eq!(closed(&pair.events(0)), None);
-    pair.links[1].welcome(welcome(), pair.now);
+    pair.links[1].welcome(welcome(), None, pair.now);
     pair.run_for(Duration::from_secs(1));
     let events = pair.events(0);
     assert!(closed(&events).is_some_and(|it| it.contains("twice")));
@@ -126,7 +126,7 @@ fn a_hub_lets_in_once_on_one_link() {
 fn silence_is_told_once_each_time_before_the_link_ends() {
     let mut pair = Pair::new(2);
     pair.run_for(Duration::from_secs(1));
-    pair.links[1].welcome(welcome(), pair.now);
+    pair.links[1].welcome(welcome(), None, pair.now);
     pair.run_for(4 * SILENCE);
     let silences = |pair: &mut Pair| {
         let events = pair.events(0);
@@ -161,7 +161,7 @@ fn a_link_that_is_rejected_ends_with_the_fault_and_the_other_side_is_told() {
 fn an_established_link_with_nothing_to_say_stays() {
     let mut pair = Pair::new(2);
     pair.run_for(Duration::from_secs(1));
-    pair.links[1].welcome(welcome(), pair.now);
+    pair.links[1].welcome(welcome(), None, pair.now);
     pair.run_for(4 * SILENCE);
     assert_eq!(
         (closed(&pair.events(0)), closed(&pair.events(1))),

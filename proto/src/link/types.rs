@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::identity::{Identity, PeerId};
 use crate::rendezvous::Channel;
-use crate::wire::control::{Join, Refusal, Welcome};
+use crate::wire::control::{Join, Network, Refusal, Welcome};
 use crate::{SocketId, Transmit};
 
 /// By which way a datagram came, or is to go.
@@ -70,6 +70,8 @@ pub enum LinkEvent {
     Welcome(Welcome),
     /// (Member) the hub did not.
     Refused(Refusal),
+    /// (Member) what the hub's network has.
+    Network(Network),
     /// Frames go another way now: direct to this address, or relayed.
     PathChanged(Option<SocketAddr>),
     /// Answer to [`super::Link::ping`].

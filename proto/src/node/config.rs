@@ -3,8 +3,9 @@
 use std::net::SocketAddr;
 
 use crate::gateway::subnet::Subnet;
+use crate::gateway::{DhcpSettings, KeptLease};
 use crate::identity::{Identity, PeerId};
-use crate::wire::control::Credential;
+use crate::wire::control::{Credential, Network};
 use crate::wire::ethernet::MacAddr;
 
 /// What a node is told at its start.
@@ -85,6 +86,18 @@ pub enum Command {
         /// Chosen by the caller, given back.
         id: u64,
     },
+    /// (Hub) whether frames for the virtual host's NAT go to the driver, by [`super::Node::poll_nat_frame`]; and what members
+    /// are told of the network behind it.
+    Nat {
+        /// Whether the NAT runs.
+        on: bool,
+        /// Routes, resolvers, domain.
+        network: Network,
+    },
+    /// (Hub) runs the virtual DHCP server with these settings, or no more.
+    Dhcp(Option<DhcpSettings>),
+    /// (Hub) leases of an earlier run; before any member or client comes.
+    RestoreLeases(Vec<KeptLease>),
     /// Admit members with this token from now on.
     AddToken([u8; 16]),
     /// Ends every link with a goodbye and the registration; [`super::Event::Stopped`] follows.

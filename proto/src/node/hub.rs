@@ -7,19 +7,20 @@ use std::time::Instant;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 
+use super::nat::NatSide;
 use super::status::MacStatus;
 use super::{Event, HubConfig, Node, Side};
 use crate::auth::Admission;
 use crate::gateway::pool::Pool;
 use crate::gateway::subnet::Subnet;
-use crate::gateway::{Gateway, mac_from_seed};
+use crate::gateway::{Dhcp, Gateway, mac_from_seed};
 use crate::identity::PeerId;
 use crate::switch::{self, Forwarding, PortId, PortNumber, Row, Switch};
-use crate::wire::control::{Join, OPEN_FRAMES, Refusal, Welcome};
-use crate::wire::ethernet;
+use crate::wire::control::{FEATURE_NETWORK, Join, OPEN_FRAMES, Refusal, Welcome};
+use crate::wire::ethernet::{self, MacAddr};
 
 /// The gateway's port on the switch; links have their index's.
-const GATEWAY: PortId = PortId(0);
+pub(super) const GATEWAY: PortId = PortId(0);
 /// The port of this machine's card, when it has one; no link has this index.
 const CARD: PortId = PortId(u32::MAX);
 /// MTU of the virtual network in bytes of IP packet: an ordinary Ethernet's.
@@ -28,21 +29,26 @@ const MTU: u16 = 1500;
 /// A hosted hub.
 pub(super) struct Hub {
     name: String,
-    subnet: Subnet,
+    pub(super) subnet: Subnet,
     switch: Switch,
-    gateway: Gateway,
-    pool: Pool,
+    pub(super) gateway: Gateway,
+    pub(super) nat: NatSide,
+    pub(super) dhcp: Option<Dhcp>,
+    pub(super) pool: Pool,
     admission: Admission,
     members_max: usize,
     /// The members that are here, by their links' indices.
-    seats: BTreeMap<u32, Seat>,
+    pub(super) seats: BTreeMap<u32, Seat>,
     /// Who we are, and the address of this machine's card.
     own: (PeerId, Option<Ipv4Addr>),
 }
 
 /// A member that is let in.
-struct Seat {
-    peer: PeerId,
+pub(super) struct Seat {
+    pub(super) peer: PeerId,
+    pub(super) mac: MacAddr,
+    /// It understands what else the network has.
+    pub(super) hears_network: bool,
     host_name: String,
     heard: bool,
 }
@@ -68,6 +74,8 @@ impl Hub {
             switch,
             gateway: Gateway::new(mac_from_seed(&id.0), config.subnet, MTU),
             pool,
+            nat: NatSide::default(),
+            dhcp: None,
             admission,
             members_max: config.members_max,
             seats: BTreeMap::new(),
@@ -104,7 +112,7 @@ impl Hub {
         if others.nth(self.members_max.saturating_sub(1)).is_some() || self.members_max == 0 {
             return Err(Refusal::Full);
         }
-        let address = self.address_for(peer).ok_or(Refusal::NoAddress)?;
+        let address = self.address_for(peer, now).ok_or(Refusal::NoAddress)?;
         self.switch.add_port(PortId(index), now);
         let host_name = join
             .host_name
@@ -114,6 +122,8 @@ impl Hub {
             .collect();
         let seat = Seat {
             peer,
+            mac: join.mac,
+            hears_network: join.features & FEATURE_NETWORK != 0,
             host_name,
             heard: false,
         };
@@ -128,13 +138,16 @@ impl Hub {
     }
 
     /// A member keeps its address while it is away, until somebody else needs one and there is no other.
-    fn address_for(&mut self, peer: PeerId) -> Option<Ipv4Addr> {
+    fn address_for(&mut self, peer: PeerId, now: Instant) -> Option<Ipv4Addr> {
         if let Some(address) = self.pool.assign(peer) {
             return Some(address);
         }
         let seats = self.seats.values().map(|seat| seat.peer);
         let here: BTreeSet<PeerId> = seats.chain([self.own.0]).collect();
-        let (_, away) = self.pool.iter().find(|(_, peer)| !here.contains(peer))?;
+        let (_, away) = self
+            .pool
+            .iter()
+            .find(|(_, peer)| !here.contains(peer) && !self.has_lease(peer, now))?;
         self.pool.release(away);
         self.pool.assign(peer)
     }
@@ -172,10 +185,17 @@ impl Hub {
 
     pub(super) fn handle_timeout(&mut self, now: Instant) {
         self.switch.handle_timeout(now);
+        if let Some(dhcp) = &mut self.dhcp {
+            dhcp.handle_timeout(&mut self.pool, now);
+        }
     }
 
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
-        self.switch.poll_timeout()
+        let dhcp = self.dhcp.as_ref().and_then(Dhcp::poll_timeout);
+        [self.switch.poll_timeout(), dhcp]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     pub(super) fn table(&self, now: Instant) -> Vec<MacStatus> {
@@ -196,7 +216,7 @@ impl Hub {
     }
 
     /// The ports that a frame goes to. No member can take the virtual host's place.
-    fn forward(&mut self, from: PortId, frame: &[u8], now: Instant) -> Vec<PortId> {
+    pub(super) fn forward(&mut self, from: PortId, frame: &[u8], now: Instant) -> Vec<PortId> {
         let source = ethernet::addresses(frame).map(|(_, source)| source);
         if from != GATEWAY && source == Some(self.gateway.mac()) {
             return Vec::new();
@@ -224,7 +244,7 @@ impl Node {
         match hub.admit(index, peer, join, now) {
             Ok(welcome) => {
                 let address = welcome.address.map(|(address, _)| address);
-                link.welcome(welcome, now);
+                link.welcome(welcome, hub.network_for(index), now);
                 self.events.push_back(Event::MemberJoined {
                     peer,
                     host_name: hub.host_name(index),
@@ -278,7 +298,7 @@ impl Node {
         };
         let ports = hub.forward(from, frame, now);
         if ports.contains(&GATEWAY) {
-            hub.gateway.handle_frame(frame, now);
+            hub.give_gateway(frame, now);
         }
         self.send_to(&ports, frame, now);
         self.switch_gateway(now);
@@ -306,7 +326,7 @@ impl Node {
                 return;
             };
             let Some(frame) = hub.gateway.poll_frame() else {
-                return;
+                return self.settle_dhcp();
             };
             let ports = hub.forward(GATEWAY, &frame, now);
             self.send_to(&ports, &frame, now);

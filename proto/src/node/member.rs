@@ -19,7 +19,7 @@ use super::{Event, MemberConfig, Node, Side, welcome};
 use crate::identity::PeerId;
 use crate::link::Link;
 use crate::rendezvous::{Channel, CloseReason};
-use crate::wire::control::{Join, OPEN_FRAMES, Refusal, Welcome};
+use crate::wire::control::{FEATURE_NETWORK, Join, OPEN_FRAMES, Refusal, Welcome};
 
 /// A joined hub, or the wish to join it.
 pub(super) struct Member {
@@ -89,7 +89,7 @@ impl Member {
             credential: self.config.credential.clone(),
             host_name: host_name.to_owned(),
             mac: self.config.mac,
-            features: OPEN_FRAMES,
+            features: OPEN_FRAMES | FEATURE_NETWORK,
         }
     }
 

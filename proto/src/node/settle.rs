@@ -42,6 +42,7 @@ impl Node {
             }
             LinkEvent::Join(join) => self.admit(index, peer, &join, now),
             LinkEvent::Welcome(welcome) => self.joined(index, welcome, now),
+            LinkEvent::Network(network) => self.network(network),
             LinkEvent::Refused(refusal) => self.refused(refusal),
             LinkEvent::PathChanged(direct) => {
                 self.events.push_back(Event::PathChanged { peer, direct })
