@@ -441,8 +441,8 @@ fn count(segment_size: Option<usize>, bytes: usize) -> u64 {
 const LARGEST_PAYLOAD: usize = 65_535 - 48;
 /// Errors of the past that one read passes over.
 const ERRORS: usize = 16;
-/// Bytes of the system's buffers: 8 ms at 1 Gbit/s. More would only be a longer queue.
-const SOCKET_BUFFER: usize = 1 << 20;
+/// Bytes of the system's buffers: 12 ms at 1 Gbit/s. More would only be a longer queue.
+const SOCKET_BUFFER: usize = 3 << 19;
 
 #[cfg(test)]
 mod tests {

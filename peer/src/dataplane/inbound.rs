@@ -237,9 +237,13 @@ impl Router {
                 }
                 Ok(Chunk::Fragment(part)) => {
                     let now = self.now;
-                    let state = self.state(port.link.index);
-                    state.reassembler.handle_timeout(now);
-                    match state.reassembler.handle_fragment(part, now) {
+                    let reassembler = &mut self.state(port.link.index).reassembler;
+                    let before = given_up(reassembler);
+                    reassembler.handle_timeout(now);
+                    let taken = reassembler.handle_fragment(part, now);
+                    let given_up = given_up(reassembler) - before;
+                    port.link.traffic.dropped_incomplete(given_up);
+                    match taken {
                         Ok(Some(whole)) => {
                             (frames, bytes) = (frames + 1, bytes + whole.len());
                             self.take_whole(arena, port, whole);
@@ -404,6 +408,12 @@ enum To {
     Link(Arc<Port>),
     Control,
     Nobody,
+}
+
+/// Frames that did not become whole so far.
+fn given_up(reassembler: &Reassembler) -> u64 {
+    let counters = reassembler.counters();
+    counters.expired + counters.evicted + counters.inconsistent
 }
 
 /// Whether the datagram at `next` is for the same link by the same way as the first of its row.

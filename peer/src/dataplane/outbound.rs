@@ -142,6 +142,6 @@ fn to<'m>(map: &'m Map, frame: &[u8], now: Instant) -> To<'m> {
 }
 
 /// Frames read before what they became is sent.
-const BURST: usize = 64;
+const BURST: usize = 256;
 /// Bytes of frames in line that are sent before the card is looked at again: one super-frame, or as much of smaller ones.
 const AT_ONCE: usize = 32 * 1024;

@@ -30,8 +30,6 @@ pub struct Fib {
     heard: Box<[AtomicU32]>,
     base: Instant,
     ageing: u32,
-    /// Frames that were forwarded by it.
-    forwarded: AtomicU64,
 }
 
 /// A time in the table's own measure.
@@ -48,7 +46,6 @@ impl Fib {
             heard: (0..places).map(|_| AtomicU32::new(0)).collect(),
             base: now,
             ageing: u32::try_from(ageing_time.as_millis() / TICK).unwrap_or(u32::MAX),
-            forwarded: AtomicU64::new(0),
         }
     }
 
@@ -82,17 +79,6 @@ impl Fib {
             self.heard[place].store(now.0, Ordering::Relaxed);
         }
         true
-    }
-
-    /// Counts frames that went by what [`Self::find`] said.
-    pub fn count_forwarded(&self, frames: u64) {
-        self.forwarded.fetch_add(frames, Ordering::Relaxed);
-    }
-
-    /// Frames that went by it.
-    #[must_use]
-    pub fn forwarded(&self) -> u64 {
-        self.forwarded.load(Ordering::Relaxed)
     }
 
     /// When the station was heard last.
