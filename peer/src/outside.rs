@@ -165,6 +165,25 @@ impl Outside {
         told
     }
 
+    /// Ends the thread: the last frames, by which stations hear that their connections are over, and the last events.
+    #[must_use]
+    pub fn stop(mut self) -> (Vec<Frame>, Vec<NatEvent>) {
+        self.join();
+        let (mut frames, mut events) = (Vec::new(), Vec::new());
+        self.take(&mut frames, &mut events);
+        (frames, events)
+    }
+
+    fn join(&mut self) {
+        lock(&self.shared.inbox).end = true;
+        self.wake_thread();
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the NAT's thread has panicked");
+        }
+    }
+
     fn order(&self, order: Order) {
         lock(&self.shared.inbox).orders.push(order);
         self.wake_thread();
@@ -179,13 +198,7 @@ impl Outside {
 
 impl Drop for Outside {
     fn drop(&mut self) {
-        lock(&self.shared.inbox).end = true;
-        self.wake_thread();
-        if let Some(thread) = self.thread.take()
-            && thread.join().is_err()
-        {
-            tracing::error!("the NAT's thread has panicked");
-        }
+        self.join();
     }
 }
 

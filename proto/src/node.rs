@@ -166,7 +166,7 @@ impl Node {
         }
         if let Side::Hub(hub) = &mut self.side {
             hub.handle_timeout(now);
-            self.settle_dhcp();
+            self.switch_gateway(now);
         }
         self.settle_rendezvous(now);
         self.connect_if_due(now);

@@ -430,6 +430,7 @@ fn a_published_port_leads_to_a_member() {
         let mut text = String::new();
         stream.read_to_string(&mut text).expect("it says something");
         assert_eq!(text, "hello from home");
+        drop(stream);
         assert_eq!(
             serving.join().expect("served").ip(),
             GATEWAY,

@@ -1,6 +1,5 @@
 //! The loop's side of SecureNAT: starts and stops the thread beside it, and carries frames, events and orders to and fro.
 
-use std::future::pending;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -99,6 +98,7 @@ impl SecureNat {
             return Ok(());
         };
         self.fill_in();
+        self.wanted.settings.ipv6 = node.gateway_ipv6();
         let settings = self.wanted.settings.clone();
         match (&self.outside, self.wanted.nat) {
             (Some(outside), true) => outside.set(settings),
@@ -111,7 +111,7 @@ impl SecureNat {
                 let outside = Outside::start(settings, mac, port, move || wake.notify_one());
                 self.outside = Some(outside.context("a published port may be in use")?);
             }
-            (_, false) => self.outside = None,
+            (_, false) => self.stop(node),
         }
         let now = Instant::now();
         let command = Command::Nat {
@@ -122,6 +122,20 @@ impl SecureNat {
         let dhcp = self.wanted.dhcp.then(|| self.dhcp_settings());
         node.handle_command(Command::Dhcp(dhcp), now);
         self.restore(node, now)
+    }
+
+    /// Its connections end, and the stations hear of it.
+    fn stop(&mut self, node: &mut Node) {
+        if let Some(outside) = self.outside.take() {
+            let (frames, mut events) = outside.stop();
+            let now = Instant::now();
+            for frame in frames {
+                node.handle_nat_frame(&frame.bytes, now);
+            }
+            self.events.append(&mut events);
+            // For the events.
+            self.wake.notify_one();
+        }
     }
 
     /// What the machine says where the user has not.
@@ -183,11 +197,7 @@ impl SecureNat {
 
     /// Waits until the thread has something.
     pub(super) async fn ready(&self) {
-        if self.outside.is_some() {
-            self.wake.notified().await;
-        } else {
-            pending().await
-        }
+        self.wake.notified().await;
     }
 
     /// Takes what the thread has: frames for the node; its events are left for [`Self::take_events`].

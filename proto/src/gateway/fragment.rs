@@ -51,7 +51,7 @@ impl Fragments {
     /// Takes a fragment.
     pub(super) fn join(&mut self, packet: &Packet<'_>, part: Part, now: Instant) -> Joined {
         let end = part.offset + packet.payload.len();
-        let odd = part.more && packet.payload.len() % 8 != 0;
+        let odd = part.more && !packet.payload.len().is_multiple_of(8);
         if packet.payload.is_empty() || odd || end > LARGEST {
             return Joined::Dropped;
         }

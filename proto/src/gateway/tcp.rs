@@ -272,9 +272,8 @@ impl Flow {
     fn flush<S: Sockets>(&mut self, io: &mut Io<'_, S>) {
         while let Some(ready) = self.receive.ready().filter(|ready| !ready.is_empty()) {
             let all = ready.len();
-            let taken = match io.sockets.send(io.id, ready) {
-                Ok(taken) => taken,
-                Err(_) => return self.reset_station(End::HostReset, io),
+            let Ok(taken) = io.sockets.send(io.id, ready) else {
+                return self.reset_station(End::HostReset, io);
             };
             self.to_host += u64::try_from(taken).unwrap_or(0);
             self.receive.took_ready(taken, io.budget);

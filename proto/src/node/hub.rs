@@ -1,7 +1,7 @@
 //! The part of a node that hosts a hub: who may join, and to which port a frame goes.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Instant;
 
 use rand::SeedableRng;
@@ -13,7 +13,7 @@ use super::{Event, HubConfig, Node, Side};
 use crate::auth::Admission;
 use crate::gateway::pool::Pool;
 use crate::gateway::subnet::Subnet;
-use crate::gateway::{Dhcp, Gateway, mac_from_seed};
+use crate::gateway::{Dhcp, Gateway, ipv6_from_seed, mac_from_seed};
 use crate::identity::PeerId;
 use crate::switch::{self, Forwarding, PortId, PortNumber, Row, Switch};
 use crate::wire::control::{FEATURE_NETWORK, Join, OPEN_FRAMES, Refusal, Welcome};
@@ -30,6 +30,7 @@ const MTU: u16 = 1500;
 pub(super) struct Hub {
     name: String,
     pub(super) subnet: Subnet,
+    pub(super) ipv6: Ipv6Addr,
     switch: Switch,
     pub(super) gateway: Gateway,
     pub(super) nat: NatSide,
@@ -71,6 +72,7 @@ impl Hub {
             own: (id, own),
             name: config.name,
             subnet: config.subnet,
+            ipv6: ipv6_from_seed(&id.0),
             switch,
             gateway: Gateway::new(mac_from_seed(&id.0), config.subnet, MTU),
             pool,
@@ -185,6 +187,7 @@ impl Hub {
 
     pub(super) fn handle_timeout(&mut self, now: Instant) {
         self.switch.handle_timeout(now);
+        self.gateway.handle_timeout(now);
         if let Some(dhcp) = &mut self.dhcp {
             dhcp.handle_timeout(&mut self.pool, now);
         }
@@ -192,10 +195,9 @@ impl Hub {
 
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
         let dhcp = self.dhcp.as_ref().and_then(Dhcp::poll_timeout);
-        [self.switch.poll_timeout(), dhcp]
-            .into_iter()
-            .flatten()
-            .min()
+        let gateway = self.gateway.poll_timeout();
+        let all = [self.switch.poll_timeout(), dhcp, gateway];
+        all.into_iter().flatten().min()
     }
 
     pub(super) fn table(&self, now: Instant) -> Vec<MacStatus> {
@@ -320,7 +322,7 @@ impl Node {
         }
     }
 
-    fn switch_gateway(&mut self, now: Instant) {
+    pub(super) fn switch_gateway(&mut self, now: Instant) {
         loop {
             let Side::Hub(hub) = &mut self.side else {
                 return;

@@ -3,7 +3,7 @@
 //! The NAT itself runs beside the node, with its sockets: here only frames pass, in both directions.
 
 use std::collections::VecDeque;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::time::Instant;
 
 use super::hub::{GATEWAY, Hub};
@@ -92,6 +92,15 @@ impl Node {
         }
     }
 
+    /// (Hub) the virtual host's IPv6 address, which it has while the NAT runs.
+    #[must_use]
+    pub const fn gateway_ipv6(&self) -> Option<Ipv6Addr> {
+        match &self.side {
+            Side::Hub(hub) => Some(hub.ipv6),
+            Side::Member(_) => None,
+        }
+    }
+
     /// (Hub) the next frame for the NAT, if any; while it is on.
     pub fn poll_nat_frame(&mut self) -> Option<Vec<u8>> {
         match &mut self.side {
@@ -170,12 +179,16 @@ impl Node {
         let Side::Hub(hub) = &mut self.side else {
             return;
         };
+        if hub.nat.on != on {
+            let ipv6 = on.then_some(hub.ipv6);
+            hub.gateway.set_ipv6(ipv6, now);
+        }
         hub.nat.on = on;
         if !on {
             hub.nat.frames.clear();
         }
         if hub.nat.network == network {
-            return;
+            return self.switch_gateway(now);
         }
         hub.nat.network = network.clone();
         let hearing = hub.seats.iter().filter(|(_, seat)| seat.hears_network);
@@ -186,6 +199,7 @@ impl Node {
             }
             self.settle_link(index, now);
         }
+        self.switch_gateway(now);
     }
 
     /// The hub says what its network has: what is ours anyway is not routed through it.

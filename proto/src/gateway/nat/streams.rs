@@ -280,7 +280,14 @@ impl Nat {
         let error = match failure {
             Failure::NetworkUnreachable => Unreachable::Network,
             Failure::NotPermitted => Unreachable::Prohibited,
-            _ => Unreachable::Host,
+            Failure::Refused
+            | Failure::Reset
+            | Failure::HostUnreachable
+            | Failure::TimedOut
+            | Failure::TooLarge
+            | Failure::Exhausted
+            | Failure::Busy
+            | Failure::Other => Unreachable::Host,
         };
         if !told {
             self.send_quoted(
@@ -457,7 +464,11 @@ impl Nat {
             destination: stream.flow.ends.host,
             reason: match stream.flow.stage() {
                 Stage::Over(end) => end,
-                _ => End::Finished,
+                Stage::Connecting
+                | Stage::Opening
+                | Stage::Calling
+                | Stage::Open
+                | Stage::TimeWait(_) => End::Finished,
             },
             sent,
             received,

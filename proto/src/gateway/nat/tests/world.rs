@@ -26,7 +26,6 @@ pub(super) const SERVER: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 20);
 /// A stream socket of the host: what the other side does with it is the test's.
 #[derive(Debug, Default)]
 pub(super) struct FakeStream {
-    pub(super) to: Option<SocketAddr>,
     pub(super) connected: bool,
     /// From the other side, not consumed.
     pub(super) inbound: VecDeque<u8>,
@@ -42,7 +41,6 @@ pub(super) struct FakeStream {
 /// What a datagram socket was given.
 #[derive(Debug)]
 pub(super) struct FakeSent {
-    pub(super) id: SocketId,
     pub(super) to: SocketAddr,
     pub(super) how: Sending,
     pub(super) bytes: Vec<u8>,
@@ -61,9 +59,8 @@ pub(super) struct FakeHost {
 }
 
 impl Sockets for FakeHost {
-    fn connect(&mut self, id: SocketId, to: SocketAddr) -> Result<(), Failure> {
+    fn connect(&mut self, id: SocketId, _to: SocketAddr) -> Result<(), Failure> {
         let stream = FakeStream {
-            to: Some(to),
             capacity: self.capacity,
             ..FakeStream::default()
         };
@@ -154,7 +151,6 @@ impl Sockets for FakeHost {
     ) -> Result<(), Failure> {
         assert!(self.datagrams.contains_key(&id));
         self.sent.push(FakeSent {
-            id,
             to,
             how,
             bytes: bytes.to_vec(),
