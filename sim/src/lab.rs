@@ -15,6 +15,8 @@
 //!   └──────────────────────────────────────────────────────────────────────────────┘
 //! ```
 //!
+//! `nat_box` puts the same models between two interfaces that are there already.
+//!
 //! It knows the kernel and the network's verbs; it must not know what a NAT or a link does, nor what the programs say.
 
 use std::collections::BTreeMap;
@@ -29,6 +31,8 @@ mod card;
 mod fork;
 mod host_name;
 mod namespace;
+mod nat_box;
+mod neighbours;
 mod netlink;
 mod packet_socket;
 mod real_time;
@@ -38,6 +42,7 @@ mod wired;
 pub mod world;
 
 pub use card::Attachment;
+pub use nat_box::{BoxConfig, BoxError, NatBox, Side};
 pub use real_time::Traffic;
 pub use refusal::Refusal;
 pub use wired::Wired;

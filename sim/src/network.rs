@@ -146,6 +146,8 @@ pub struct Network {
 struct Segment {
     stations: BTreeMap<IpAddr, Station>,
     gateway: Option<RouterId>,
+    /// Who takes what is for nobody here, and did not come from there.
+    default: Option<usize>,
     /// How many routers a packet passes here, which are not modelled one by one.
     hops: u8,
     reporters: Vec<IpAddr>,

@@ -16,6 +16,7 @@ use std::net::{IpAddr, SocketAddr};
 
 mod bytes;
 mod fragment;
+mod offload;
 mod quote;
 
 pub use bytes::ParseError;

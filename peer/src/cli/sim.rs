@@ -17,6 +17,9 @@ use kuguri_sim::scenario::Scenario;
 use super::print;
 use crate::simulate::{cast::Nodes, pairs};
 
+#[cfg(target_os = "linux")]
+mod nat_box;
+
 /// The laboratory: a pretended Internet with NATs of every kind
 ///
 /// In memory with real nodes under a virtual clock, or as a box for real programs in network namespaces.
@@ -30,6 +33,8 @@ pub(super) struct Flags {
 enum Verb {
     Matrix(MatrixFlags),
     Run(RunFlags),
+    #[cfg(target_os = "linux")]
+    NatBox(nat_box::Flags),
 }
 
 /// Every pair of 9 × 9 kinds of NAT, with many seeds: what becomes direct, how soon, at what cost
@@ -86,6 +91,8 @@ pub(super) fn run(flags: Flags) -> anyhow::Result<ExitCode> {
     match flags.verb {
         Verb::Matrix(flags) => matrix(&flags),
         Verb::Run(flags) => scenario(&flags),
+        #[cfg(target_os = "linux")]
+        Verb::NatBox(flags) => nat_box::run(flags),
     }
 }
 

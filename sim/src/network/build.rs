@@ -51,6 +51,16 @@ impl Network {
         Ok(())
     }
 
+    /// From now on a host takes what is sent to addresses that nobody has on the segment of its first attachment: it stands
+    /// for a whole network.
+    pub fn set_default(&mut self, host: HostId) {
+        let attachment = self.hosts.get(host.0).and_then(|own| own.first().copied());
+        if let Some(id) = attachment {
+            let segment = self.attachments[id].segment;
+            self.segments[segment.0].default = Some(id);
+        }
+    }
+
     /// Takes a host off everything, as when its cable is pulled; what is on its links is lost.
     pub fn detach(&mut self, host: HostId) {
         let attachments = self
@@ -101,6 +111,7 @@ impl Network {
         self.segments.push(Segment {
             stations: stations.collect(),
             gateway: Some(id),
+            default: None,
             hops: 0,
             reporters: config.inside,
             capture: None,

@@ -81,7 +81,7 @@ impl Network {
         if let Some(capture) = &mut segment.capture {
             capture.push(at, &packet);
         }
-        let (hops, gateway) = (segment.hops, segment.gateway);
+        let (hops, gateway, default) = (segment.hops, segment.gateway, segment.default);
         if packet.ttl <= hops {
             return self.exceed(id, &packet, now);
         }
@@ -90,6 +90,11 @@ impl Network {
             (Some(&Station::Host(to)), _) => self.cross(Wire::HostDown(to), packet, now),
             (Some(&Station::Router(to)), _) => self.cross(Wire::RouterDown(to), packet, now),
             (None, Some(router)) if !entered => self.leave(router, packet, now),
+            (None, _) if default.is_some() => {
+                if let Some(to) = default {
+                    self.cross(Wire::HostDown(to), packet, now);
+                }
+            }
             (Some(Station::Gateway), Some(router)) if !entered => self.serve(router, &packet, now),
             (Some(Station::Gateway) | None, _) => {
                 self.lose(Place::Segment(id), Cause::Unroutable, &packet, now);
