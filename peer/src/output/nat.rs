@@ -55,7 +55,15 @@ pub(super) fn text(event: &NatEvent) -> Option<String> {
         NatEvent::DhcpExhausted { mac } => {
             format!("DHCP: no address left for {mac}; give the hub a larger range")
         }
-        _ => return None,
+        // Sessions are for the log of programs.
+        NatEvent::TcpCreated { .. }
+        | NatEvent::TcpConnected { .. }
+        | NatEvent::TcpFailed { .. }
+        | NatEvent::TcpDeleted { .. }
+        | NatEvent::UdpCreated { .. }
+        | NatEvent::UdpDeleted { .. }
+        | NatEvent::DhcpDeleted { .. }
+        | _ => return None,
     })
 }
 

@@ -345,6 +345,10 @@ fn read_error(
     let length = message.bytes;
     let mut found = None;
     for control in message.cmsgs().ok()? {
+        #[allow(
+            clippy::wildcard_enum_match_arm,
+            reason = "a foreign and long list of which two are asked for"
+        )]
         let (v6, error, offender) = match control {
             ControlMessageOwned::Ipv4RecvErr(error, offender) => {
                 let offender = offender

@@ -206,7 +206,9 @@ mod tests {
             let found = match &transport {
                 etherparse::TransportSlice::Tcp(tcp) => tcp.payload(),
                 etherparse::TransportSlice::Udp(udp) => udp.payload(),
-                _ => &[],
+                etherparse::TransportSlice::Icmpv4(_)
+                | etherparse::TransportSlice::Icmpv6(_)
+                | etherparse::TransportSlice::Igmp(_) => &[],
             };
             prop_assert_eq!(&frame[layout.payload..layout.end], found);
         }

@@ -65,7 +65,10 @@ fn received(plaintexts: &[Vec<u8>]) -> Vec<Vec<u8>> {
             Chunk::Fragment(part) => {
                 frames.extend(reassembler.handle_fragment(part, start()).expect("honest"));
             }
-            other => panic!("{other:?}"),
+            other @ (Chunk::OpenFrame(_)
+            | Chunk::Segment(_)
+            | Chunk::Ping { .. }
+            | Chunk::Pong { .. }) => panic!("{other:?}"),
         }
     }
     frames
