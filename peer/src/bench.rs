@@ -35,13 +35,14 @@ use subject::Subject;
 
 /// Measure Kuguri on this machine, beside the bare network and beside other programs
 ///
-/// Builds three machines on one Ethernet in namespaces, without NATs, and needs no right. Each round measures each
-/// subject in turn; the table has the medians of all rounds and the ratio to the bare network in the same run.
+/// Builds three machines on one Ethernet in namespaces, without NATs, and needs no
+/// right. Each round measures each subject in turn; the table has the medians of all
+/// rounds and the ratio to the bare network in the same run.
 ///
 ///   $ kuguri bench
 ///   $ kuguri bench --rounds 4 --seconds 5
 ///   $ kuguri bench --only raw,direct,wireguard-go --json
-///   $ kuguri bench --program other.toml            # bench --show NAME prints one as a pattern
+///   $ kuguri bench --program other.toml     # bench --show NAME prints one as a pattern
 #[derive(Clone, Debug, clap::Args)]
 #[command(verbatim_doc_comment)]
 pub struct Options {

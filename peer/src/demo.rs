@@ -51,7 +51,7 @@ use summary::Summary;
 #[derive(Clone, Debug, clap::Args)]
 #[command(verbatim_doc_comment)]
 pub struct Options {
-    /// The NATs: open, full-cone, restricted, port-restricted (or cone), symmetric, symmetric-sequential
+    /// The NATs: open, firewall, full-cone, restricted, port-restricted (or cone), symmetric, symmetric-sequential, linux
     #[arg(long, value_name = "office=TYPE,home=TYPE", default_value_t)]
     pub nat: Nats,
     /// Leave it up at the end, and say how to look around

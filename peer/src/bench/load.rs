@@ -242,7 +242,7 @@ fn receive(mut stream: &TcpStream, arrived: &AtomicU64, done: &AtomicBool) {
 
 /// One question after the other, each with a pause behind it, as on an idle machine.
 fn ask(socket: &UdpSocket, time: Duration) -> io::Result<RoundTrips> {
-    socket.set_read_timeout(Some(PATIENCE))?;
+    socket.set_read_timeout(Some(LOST))?;
     let start = Instant::now();
     let mut times = Vec::new();
     for number in 0u64.. {
@@ -252,7 +252,15 @@ fn ask(socket: &UdpSocket, time: Duration) -> io::Result<RoundTrips> {
         let asked = Instant::now();
         socket.send(&number.to_be_bytes())?;
         let mut answer = [0; 8];
-        while socket.recv(&mut answer)? != 8 || answer != number.to_be_bytes() {}
+        loop {
+            match socket.recv(&mut answer) {
+                Ok(_) if answer == number.to_be_bytes() => break,
+                Ok(_) => {}
+                // Lost: it counts as long as it was waited for.
+                Err(error) if is_timeout(&error) => break,
+                Err(error) => return Err(error),
+            }
+        }
         times.push(asked.elapsed());
         thread::sleep(PAUSE);
     }
@@ -298,6 +306,8 @@ const fn float(count: u64) -> f64 {
 const BLOCK: usize = 128 * 1024;
 /// UDP payload of a frame of 64 bytes: less 14 of Ethernet, 20 of IPv4, 8 of UDP and 4 of the check sequence.
 const SMALL_PAYLOAD: usize = 18;
+/// An answer that takes longer is lost, and counts as this long.
+const LOST: Duration = Duration::from_secs(1);
 /// Between two questions.
 const PAUSE: Duration = Duration::from_millis(2);
 /// How often a thread that waits looks whether all is done.

@@ -22,8 +22,10 @@ mod nat_box;
 
 /// The laboratory: a pretended Internet with NATs of every kind
 ///
-/// In memory with real nodes under a virtual clock, or as a box for real programs in network namespaces.
+/// In memory with real nodes under a virtual clock, or as a box for real programs in
+/// network namespaces.
 #[derive(Debug, Args)]
+#[command(verbatim_doc_comment)]
 pub(super) struct Flags {
     #[command(subcommand)]
     verb: Verb,

@@ -223,7 +223,7 @@ impl Plan {
 }
 
 /// All that a person may write.
-const TYPES: &str = "TYPE is open, full-cone, restricted, port-restricted (or cone), symmetric or symmetric-sequential";
+const TYPES: &str = "TYPE is open, firewall, full-cone, restricted, port-restricted (or cone), symmetric, symmetric-sequential or linux";
 /// The rendezvous' address.
 pub const VPS: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 10);
 const ACCESS_DELAY: Duration = Duration::from_millis(10);
