@@ -18,6 +18,7 @@ mod ping;
 mod rendezvous;
 mod secure_nat;
 mod serve;
+mod sim;
 mod start;
 mod status;
 mod table;
@@ -55,6 +56,8 @@ enum Verb {
     Dhcp(secure_nat::Dhcp),
     Rendezvous(kuguri_rendezvous::Options),
     Demo(crate::demo::Options),
+    Bench(crate::bench::Options),
+    Sim(sim::Flags),
 }
 
 /// Reads the arguments of the process and does what they say.
@@ -88,22 +91,29 @@ fn translated(mut arguments: impl Iterator<Item = OsString>) -> Vec<OsString> {
 }
 
 fn run(arguments: Arguments, started: Instant) -> anyhow::Result<ExitCode> {
+    let named = arguments.state.as_deref();
     let state = || {
         log_to_stderr();
-        State::open(arguments.state.as_deref())
+        State::open(named)
+    };
+    let look = || {
+        log_to_stderr();
+        State::look(named)
     };
     match arguments.verb {
-        // These two log in their own way, and the demo must start before there is any thread.
+        // These log in their own way, and demo and bench must start before there is any thread.
         Verb::Rendezvous(options) => rendezvous::run(options, arguments.state),
         Verb::Demo(options) => crate::demo::run(&options),
+        Verb::Bench(options) => crate::bench::run(&options),
+        Verb::Sim(flags) => sim::run(flags),
         Verb::Serve(flags) => serve::run(flags, &state()?, started),
         Verb::Connect(flags) => connect::run(flags, &state()?, started),
-        Verb::Invite(flags) => invite::run(&flags, &state()?),
-        Verb::Status(flags) => status::run(&flags, &state()?),
-        Verb::Ping(flags) => ping::run(&flags, &state()?),
-        Verb::SecureNat(flags) => secure_nat::secure_nat(&flags, &state()?),
-        Verb::Nat(flags) => secure_nat::nat(flags, &state()?),
-        Verb::Dhcp(flags) => secure_nat::dhcp(flags, &state()?),
+        Verb::Invite(flags) => invite::run(&flags, &look()?),
+        Verb::Status(flags) => status::run(&flags, &look()?),
+        Verb::Ping(flags) => ping::run(&flags, &look()?),
+        Verb::SecureNat(flags) => secure_nat::secure_nat(&flags, &look()?),
+        Verb::Nat(flags) => secure_nat::nat(flags, &look()?),
+        Verb::Dhcp(flags) => secure_nat::dhcp(flags, &look()?),
     }
 }
 
@@ -121,6 +131,15 @@ fn block_on<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<
 fn print(line: &str) {
     let mut out = anstream::stdout();
     let _ = writeln!(out, "{line}").and_then(|()| out.flush());
+}
+
+/// No process of this state directory runs; others may, of another one.
+fn nothing_runs(state: &State) -> String {
+    format!(
+        "nothing runs here ({}); start `kuguri serve` or `kuguri connect`, or look as the user who did (sudo has a \
+         directory of its own), or name the directory with --state DIR",
+        state.run().display()
+    )
 }
 
 /// What the modules log, for who looks for a fault: KUGURI_LOG=debug, or trace, or kuguri_proto::link=trace.

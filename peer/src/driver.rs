@@ -3,12 +3,13 @@
 //! ```text
 //!            ┌──────────────── one turn ─────────────────┐
 //!   wake ─▶ one batch in ─▶ due timeout ─▶ drain ─▶ sleep until the next wake
-//!   udp · card · timer ·                   transmits ─▶ udp
+//!   data plane · timer ·                   transmits ─▶ udp
 //!   question · address · stop              frames ────▶ card
 //!                                          events ────▶ observer, who asked
+//!                                          what is decided ─▶ data plane
 //! ```
 //!
-//! Everything runs in one task, so nothing is locked. A turn takes one bounded batch, so nobody starves. It decides
+//! Frames do not come here: the data plane moves them, and hands up what needs a decision. Everything else runs in one task. A turn takes one bounded batch, so nobody starves. It decides
 //! nothing about the network: what is done is what the node says.
 
 use std::collections::BTreeMap;
@@ -24,11 +25,12 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::admin::{Asked, Request};
 use crate::config::hub::Token;
+use crate::dataplane::{DataPlane, Up};
 use crate::local;
 use crate::output::{CardState, Saying, path, refusal_text};
 use crate::route::{Routes, Settings};
-use crate::tap::{Card, LARGEST_FRAME};
-use crate::udp::{Buffers, UdpSocket};
+use crate::tap::Card;
+use crate::udp::UdpSocket;
 use secure_nat::SecureNat;
 
 mod find;
@@ -69,14 +71,6 @@ pub struct Plug {
 
 /// Who hears what happens; an error ends the loop.
 pub trait Observe {
-    /// All that could be refused at once was not; the loop begins.
-    ///
-    /// # Errors
-    /// When something cannot be kept or shown and the peer had better not start.
-    fn ready(&mut self) -> anyhow::Result<()> {
-        Ok(())
-    }
-
     /// Something has happened.
     ///
     /// # Errors
@@ -100,8 +94,9 @@ pub struct Driver<O> {
     first_answer_by: Option<Instant>,
     end: End,
     more: bool,
-    buffers: Buffers,
-    frame: Vec<u8>,
+    plane: DataPlane,
+    /// When to look at what the data plane has seen, while frames flow.
+    look: Option<Instant>,
 }
 
 /// How far the end is.
@@ -117,8 +112,8 @@ enum End {
 
 /// What a turn begins with.
 enum Wake {
-    Socket,
-    Card,
+    Up(Up),
+    Active,
     Timer,
     Asked(Asked),
     Nat,
@@ -128,11 +123,16 @@ enum Wake {
 
 impl<O: Observe> Driver<O> {
     /// A loop around `node`; needs a runtime.
-    #[must_use]
-    pub fn new(node: Node, mut parts: Parts, observer: O) -> Self {
+    ///
+    /// # Errors
+    /// When the data plane's threads cannot be started.
+    pub fn new(node: Node, mut parts: Parts, observer: O) -> std::io::Result<Self> {
         let now = Instant::now();
         let secure_nat = parts.secure_nat.take().map(SecureNat::new);
-        Self {
+        let card = parts.plug.as_ref().map(|plug| plug.card.port());
+        Ok(Self {
+            plane: DataPlane::start(parts.socket.shared(), card)?,
+            look: None,
             node,
             observer,
             parts,
@@ -147,9 +147,7 @@ impl<O: Observe> Driver<O> {
             first_answer_by: Some(now + FIRST_ANSWER),
             end: End::Running,
             more: false,
-            buffers: Buffers::new(),
-            frame: vec![0; LARGEST_FRAME],
-        }
+        })
     }
 
     /// Runs until it is told to stop, or cannot go on.
@@ -164,6 +162,8 @@ impl<O: Observe> Driver<O> {
             if let End::Stopped(problem) = &mut self.end {
                 let problem = problem.take();
                 self.end_secure_nat();
+                self.plane.stop();
+                drop(self.plane);
                 if let Some(Plug { card, routes, .. }) = self.parts.plug {
                     card.close(&routes).await;
                 }
@@ -177,17 +177,12 @@ impl<O: Observe> Driver<O> {
 
     async fn wake(&mut self) -> Wake {
         let timer = self.next_timer();
-        let Parts {
-            socket,
-            plug,
-            asked,
-            stop,
-            ..
-        } = &mut self.parts;
-        let card = plug.as_ref().map(|plug| &plug.card);
+        let Parts { asked, stop, .. } = &mut self.parts;
+        let plane = &mut self.plane;
+        let active = plane.watch();
         tokio::select! {
-            _ = socket.ready() => Wake::Socket,
-            () = readable(card) => Wake::Card,
+            Some(up) = plane.recv() => Wake::Up(up),
+            () = active.notified() => Wake::Active,
             () = nat_ready(self.secure_nat.as_ref()) => Wake::Nat,
             () = at(timer) => Wake::Timer,
             Some(()) = stop.recv() => Wake::Stop,
@@ -204,20 +199,18 @@ impl<O: Observe> Driver<O> {
             End::Stopping(by, _) => Some(*by),
             End::Running | End::Stopped(_) => None,
         };
+        let room = self.parts.socket.is_waiting();
+        let room = room.then(|| Instant::now() + ROOM_AGAIN);
+        let node = self.node.poll_timeout();
         let leases = self.secure_nat.as_ref().and_then(SecureNat::next_timer);
-        let timers = [
-            self.node.poll_timeout(),
-            self.first_answer_by,
-            stop_by,
-            leases,
-        ];
+        let timers = [node, self.first_answer_by, stop_by, self.look, room, leases];
         timers.into_iter().flatten().min()
     }
 
     fn take_in(&mut self, wake: Wake) {
         match wake {
-            Wake::Socket => self.take_datagrams(),
-            Wake::Card => self.take_frames(),
+            Wake::Up(up) => self.take_up(up),
+            Wake::Active => self.look = Some(Instant::now() + BETWEEN_LOOKS),
             Wake::Timer => {}
             Wake::Asked(asked) => self.take_question(asked),
             Wake::Nat => self.take_nat(),
@@ -229,24 +222,50 @@ impl<O: Observe> Driver<O> {
         }
     }
 
-    fn take_datagrams(&mut self) {
-        let (node, now) = (&mut self.node, Instant::now());
-        let each = |remote, payload: &mut [u8]| {
-            node.handle_datagram(SocketId::MAIN, remote, payload, now);
-        };
-        self.parts.socket.receive(&mut self.buffers, each);
+    /// What the data plane hands up, and more of it if there is.
+    fn take_up(&mut self, first: Up) {
+        let now = Instant::now();
+        let mut next = Some(first);
+        let mut left = UPS;
+        while let Some(up) = next.take() {
+            match up {
+                Up::Datagram { remote, mut bytes } => {
+                    self.node
+                        .handle_datagram(SocketId::MAIN, remote, &mut bytes, now);
+                }
+                Up::Opened {
+                    index,
+                    chunks,
+                    size,
+                    via,
+                } => self.node.handle_opened(index, &chunks, size, via, now),
+                Up::Heard { index, via } => self.node.handle_heard(index, via, now),
+                Up::LinkFrame { index, frame } => self.node.handle_opened_frame(index, frame, now),
+                Up::CardFrame(frame) => self.node.handle_frame(&frame, now),
+                Up::Broken => self.begin_to_end(Some(anyhow!(
+                    "a fault in this program has stopped the frames; please report what stands above, and start it again"
+                ))),
+            }
+            left -= 1;
+            next = if left > 0 {
+                self.plane.try_recv()
+            } else {
+                None
+            };
+        }
     }
 
-    fn take_frames(&mut self) {
-        let Some(plug) = &mut self.parts.plug else {
-            return;
-        };
-        let now = Instant::now();
-        for _ in 0..FRAMES {
-            let Some(frame) = plug.card.receive(&mut self.frame) else {
-                return;
-            };
-            self.node.handle_frame(frame, now);
+    /// Looks at what the data plane has seen; goes on as long as anything waits for an answer.
+    fn look(&mut self, now: Instant) {
+        self.look = None;
+        let mut waits = self.node.take_traffic(now);
+        if !waits {
+            self.plane.park();
+            // What left in between was told to nobody.
+            waits = self.node.take_traffic(now);
+        }
+        if waits {
+            self.look = Some(now + BETWEEN_LOOKS);
         }
     }
 
@@ -316,6 +335,7 @@ impl<O: Observe> Driver<O> {
             "uptime_seconds": self.started.elapsed().as_secs_f64(),
             "port": self.parts.socket.port().ok(),
             "udp": self.parts.socket.counters(),
+            "offload": self.plane.in_use(),
             "card": self.card_state(),
             "card_counters": self.parts.plug.as_ref().map(|plug| plug.card.counters()),
             "node": self.node.status(Instant::now()),
@@ -341,6 +361,9 @@ impl<O: Observe> Driver<O> {
         if self.node.poll_timeout().is_some_and(|due| due <= now) {
             self.node.handle_timeout(now);
         }
+        if self.look.is_some_and(|by| by <= now) {
+            self.look(now);
+        }
         if self.first_answer_by.is_some_and(|by| by <= now) {
             self.first_answer_by = None;
             let reason = "no answer from the rendezvous yet, still trying; is it running, does its name or address \
@@ -361,12 +384,15 @@ impl<O: Observe> Driver<O> {
         }
         self.drain_transmits();
         while let Some(frame) = self.node.poll_frame() {
-            if let Some(plug) = &mut self.parts.plug {
+            if let Some(plug) = &self.parts.plug {
                 plug.card.send(&frame);
             }
         }
         while let Some(event) = self.node.poll_event() {
             self.take_event(event).await;
+        }
+        if let Some(plane) = self.node.poll_plane(Instant::now()) {
+            self.plane.publish(plane);
         }
     }
 
@@ -407,6 +433,10 @@ impl<O: Observe> Driver<O> {
                 self.set_card(Settings { mtu, address }).await;
                 self.network.gateway = gateway;
                 self.set_routes().await;
+            }
+            Event::Card { address, mtu } => {
+                let address = Some(address);
+                self.set_card(Settings { mtu, address }).await;
             }
             Event::Network {
                 routes,
@@ -510,14 +540,6 @@ impl<O: Observe> Driver<O> {
     }
 }
 
-async fn readable(card: Option<&Card>) {
-    match card {
-        // An error shows at the next read.
-        Some(card) => drop(card.readable().await),
-        None => pending().await,
-    }
-}
-
 async fn nat_ready(secure_nat: Option<&SecureNat>) {
     match secure_nat {
         Some(secure_nat) => secure_nat.ready().await,
@@ -536,8 +558,12 @@ async fn at(time: Option<Instant>) {
 const FIRST_ANSWER: Duration = Duration::from_secs(5);
 /// How long goodbyes may take.
 const GOODBYE: Duration = Duration::from_secs(1);
-/// Frames taken in one turn.
-const FRAMES: usize = 64;
+/// Things from the data plane taken in one turn.
+const UPS: usize = 64;
+/// Between looks at what the data plane has seen.
+const BETWEEN_LOOKS: Duration = Duration::from_millis(200);
+/// When a full socket buffer is tried again.
+const ROOM_AGAIN: Duration = Duration::from_millis(1);
 /// Transmits sent in one turn.
 const TRANSMITS: usize = 256;
 /// Pings under way.

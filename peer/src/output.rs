@@ -278,7 +278,8 @@ fn node_object(event: &Event) -> Option<(&'static str, Value)> {
             json!({ "peer": peer, "reason": refusal_code(*refusal) }),
         ),
         Event::Stopped => ("stopped", json!({})),
-        Event::Pong { .. } | Event::PingLost { .. } => return None,
+        // What is set on the card is told when it is set.
+        Event::Card { .. } | Event::Pong { .. } | Event::PingLost { .. } => return None,
     })
 }
 
@@ -306,7 +307,7 @@ fn node_text(event: &Event) -> Option<String> {
         Event::RendezvousFailed { fatal: true, .. } | Event::Refused(_) => return None,
         Event::RendezvousFailed { reason, .. } => reason.clone(),
         Event::PeerAbsent { peer } => format!(
-            "the hub {} is not there now; waiting for it (is kuguri serve running?)",
+            "the hub {} is not registered at the rendezvous now; waiting until `kuguri serve` runs there",
             peer.short()
         ),
         Event::LinkUp { peer, cipher } => format!("linked to {} ({cipher})", peer.short()),
@@ -350,7 +351,9 @@ fn node_text(event: &Event) -> Option<String> {
         }
         Event::Stopped => "stopped".to_owned(),
         Event::Dhcp(event) => return nat::text(event),
-        Event::Pong { .. }
+        // What is set on the card is told when it is set.
+        Event::Card { .. }
+        | Event::Pong { .. }
         | Event::PingLost { .. }
         | Event::Network { .. }
         | Event::LeasesChanged => return None,
@@ -440,7 +443,7 @@ mod tests {
                 reason: "gone".into(),
             },
             Event::Joined {
-                hub_name: "office".into(),
+                hub_name: "office\x1b[2J\r".into(),
                 address: Some((host, 24)),
                 gateway: None,
                 mtu: 1400,

@@ -36,6 +36,7 @@ pub mod identity;
 pub mod invite;
 pub mod link;
 pub mod node;
+pub mod offload;
 pub mod rendezvous;
 pub mod switch;
 pub mod wire;

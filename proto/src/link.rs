@@ -16,6 +16,7 @@
 //! It knows no switch and no rendezvous: [`Via`] says by which way a datagram came or is to go.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rand::SeedableRng;
@@ -30,8 +31,10 @@ use crate::wire::control::{Bye, Candidate, Candidates, Control, Join, Network, R
 use crate::wire::stun::Transaction;
 
 pub mod arq;
+pub mod batch;
 pub mod pack;
 pub mod path;
+pub mod plane;
 pub mod rekey;
 pub mod seal;
 pub mod tls;
@@ -45,7 +48,8 @@ mod types;
 pub use types::{LinkEvent, Outgoing, Setup, Via};
 
 use arq::Arq;
-use secure::Secure;
+use plane::Traffic;
+use secure::{Contents, Secure};
 use tls::TlsSession;
 
 /// One remote peer.
@@ -65,13 +69,25 @@ pub struct Link {
     rng: StdRng,
     last_received: Instant,
     started: Instant,
+    relay_only: bool,
     candidates: Vec<Candidate>,
     early: Option<Candidates>,
     events: VecDeque<LinkEvent>,
     frames: VecDeque<Vec<u8>>,
     counters: Counters,
+    traffic: Arc<Traffic>,
+    /// Frames that a data plane had sent when it was looked last.
+    traffic_taken: u64,
+    /// What the peer said in Join or Welcome that it can do.
+    features: u64,
     cipher: &'static str,
     path_since: Instant,
+    /// The hub has let us in.
+    welcomed: bool,
+    /// [`LinkEvent::Silent`] was told.
+    silent_told: bool,
+    /// Why we end it, when that is more than our own wish.
+    fault: Option<String>,
     closing: Option<Instant>,
     closed: bool,
 }
@@ -116,13 +132,20 @@ impl Link {
             rng: StdRng::from_seed(setup.seed),
             last_received: now,
             started: now,
+            relay_only: setup.relay_only,
             candidates: Vec::new(),
             early: None,
             events: VecDeque::new(),
             frames: VecDeque::new(),
             counters: Counters::default(),
+            traffic: Arc::new(Traffic::new(now)),
+            traffic_taken: 0,
+            features: 0,
             cipher: "",
             path_since: now,
+            welcomed: false,
+            silent_told: false,
+            fault: None,
             closing: None,
             closed: false,
         }
@@ -168,6 +191,12 @@ impl Link {
         self.starter
     }
 
+    /// When something authentic came from the peer last; at first, when the link began.
+    #[must_use]
+    pub const fn last_heard(&self) -> Instant {
+        self.last_received
+    }
+
     /// The relay channel in use.
     #[must_use]
     pub const fn relay(&self) -> Option<Channel> {
@@ -203,7 +232,13 @@ impl Link {
         let Some(contents) = secure.open(datagram, via, now) else {
             return;
         };
+        self.take_contents(contents, via, now);
+    }
+
+    /// What was in a sealed datagram that came by `via`.
+    fn take_contents(&mut self, contents: Contents, via: Via, now: Instant) {
         self.sealed_seen = true;
+        self.silent_told = false;
         self.last_received = now;
         if let Via::Relay(channel) = via {
             self.relay = Some(channel);
@@ -326,6 +361,20 @@ impl Link {
         }
     }
 
+    /// Asks for a sign of life at once, by whichever way there is.
+    pub fn check_alive(&mut self, now: Instant) {
+        if let Some(secure) = &mut self.secure {
+            secure.check_alive(now);
+        }
+        self.pump(now);
+    }
+
+    /// Ends the link with a goodbye because of what the peer did: `fault` is one sentence.
+    pub fn reject(&mut self, fault: String, now: Instant) {
+        self.fault.get_or_insert(fault);
+        self.close(Bye::Disconnected, now);
+    }
+
     /// Ends the link with a goodbye.
     pub fn close(&mut self, reason: Bye, now: Instant) {
         self.send_control(&Control::Bye(reason));
@@ -334,12 +383,14 @@ impl Link {
 
     /// The time of [`Self::poll_timeout`] has come.
     pub fn handle_timeout(&mut self, now: Instant) {
+        self.take_traffic(now);
         self.arq.handle_timeout(now);
         if let Some(secure) = &mut self.secure {
             secure.handle_timeout(now);
         }
         if self.closing.is_some_and(|at| at <= now) {
-            return self.finish("ended on this side".to_owned());
+            let fault = self.fault.take();
+            return self.finish(fault.unwrap_or_else(|| "ended on this side".to_owned()));
         }
         let silent = now.saturating_duration_since(self.last_received);
         if !self.established && now.saturating_duration_since(self.started) >= HANDSHAKE_TIMEOUT {
@@ -359,6 +410,9 @@ impl Link {
             && let Some(secure) = &mut self.secure
         {
             secure.keep_alive(now);
+        }
+        if self.established && silent >= DOUBT && !std::mem::replace(&mut self.silent_told, true) {
+            self.events.push_back(LinkEvent::Silent);
         }
         self.pump(now);
     }
@@ -396,7 +450,7 @@ impl Link {
         let watch = match (self.established, self.secure.as_ref()) {
             (true, Some(secure)) => secure
                 .keepalive_due(self.last_received + KEEPALIVE)
-                .min(self.last_received + SILENCE),
+                .min(self.last_received + if self.silent_told { SILENCE } else { DOUBT }),
             _ => self.started + HANDSHAKE_TIMEOUT,
         };
         let admission = (!self.admitted).then(|| self.started + ADMISSION_TIMEOUT);
@@ -423,6 +477,7 @@ impl Link {
         if let Some(secure) = &self.secure {
             secure.count(&mut counters);
         }
+        self.traffic.count(&mut counters);
         LinkStatus {
             peer: self.peer.to_string(),
             path: match (self.established, direct.is_some()) {
@@ -449,6 +504,8 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(15);
 const ADMISSION_TIMEOUT: Duration = Duration::from_secs(25);
 /// An idle link is asked for a sign of life this often (REQUIREMENTS B4).
 const KEEPALIVE: Duration = Duration::from_secs(5);
+/// A link on which nothing came for this long, though a sign of life was asked for several times, is in doubt.
+const DOUBT: Duration = Duration::from_secs(7);
 /// A link on which nothing came for this long is dead (REQUIREMENTS B4).
 const SILENCE: Duration = Duration::from_secs(15);
 /// Frames that wait for the node, which takes them after every input.

@@ -28,10 +28,12 @@ mod hub;
 mod links;
 mod member;
 mod nat;
+pub mod plane;
 mod settle;
 pub mod status;
+mod welcome;
 
-pub use config::{Command, Config, HubConfig, MemberConfig, RendezvousServer, Role};
+pub use config::{Command, Config, HubConfig, MEMBERS_MAX, MemberConfig, RendezvousServer, Role};
 pub use event::Event;
 pub use status::Status;
 
@@ -44,6 +46,7 @@ pub struct Node {
     identity: Identity,
     host_name: String,
     aes_in_hardware: bool,
+    relay_only: bool,
     rng: StdRng,
     client: Client,
     observer: Observer,
@@ -59,6 +62,7 @@ pub struct Node {
     stopped: bool,
     events: VecDeque<Event>,
     frames: VecDeque<Vec<u8>>,
+    telling: plane::Telling,
 }
 
 /// The part of a node that depends on its role.
@@ -82,12 +86,17 @@ impl Node {
             ))),
             Role::Member(member) => Side::Member(Box::new(Member::new(member, rng.random(), now))),
         };
+        let mut events = VecDeque::new();
+        if let Side::Hub(hub) = &side {
+            events.extend(hub.card_ready());
+        }
         Self {
             client: Client::new(&config.identity, addresses, key, rng.random(), now),
             observer: Observer::new(rng.random(), now),
             identity: config.identity,
             host_name: config.host_name,
             aes_in_hardware: config.aes_in_hardware,
+            relay_only: config.relay_only,
             rng,
             links: Links::default(),
             side,
@@ -101,8 +110,9 @@ impl Node {
             parting: None,
             stopping: None,
             stopped: false,
-            events: VecDeque::new(),
+            events,
             frames: VecDeque::new(),
+            telling: plane::Telling::default(),
         }
     }
 
@@ -118,7 +128,8 @@ impl Node {
     ) {
         match wire::classify(payload) {
             Some(Kind::Quic) if self.client.server() == Some(remote) => {
-                self.client.handle_datagram(remote, payload, now);
+                let known = self.client.handle_datagram(remote, payload, now);
+                self.refused_datagrams += u64::from(!known);
             }
             Some(Kind::Relayed) => self.handle_relayed(remote, payload, now),
             Some(Kind::Sealed) => {
@@ -133,10 +144,13 @@ impl Node {
 
     /// The virtual LAN card sent a frame.
     pub fn handle_frame(&mut self, frame: &[u8], now: Instant) {
-        if let Side::Member(member) = &self.side
-            && let Some(index) = member.link()
-        {
-            self.send_frame(index, frame, now);
+        match &self.side {
+            Side::Member(member) => {
+                if let Some(index) = member.link() {
+                    self.send_frame(index, frame, now);
+                }
+            }
+            Side::Hub(_) => self.handle_card_frame(frame, now),
         }
     }
 
@@ -157,6 +171,7 @@ impl Node {
         self.settle_rendezvous(now);
         self.connect_if_due(now);
         self.reopen_relay_if_due(now);
+        self.renew_if_due(now);
         if self.parting.take_if(|at| *at <= now).is_some() {
             self.client.stop(now);
         }
@@ -287,6 +302,7 @@ impl Node {
             local_index,
             relay,
             aes_in_hardware: self.aes_in_hardware,
+            relay_only: self.relay_only,
             seed: self.rng.random(),
             identity: &self.identity,
         }
@@ -295,7 +311,7 @@ impl Node {
     fn fresh_index(&mut self) -> u32 {
         loop {
             let index = self.rng.random::<u32>();
-            if index != 0 && self.links.get(index).is_none() {
+            if index != 0 && index != u32::MAX && self.links.get(index).is_none() {
                 return index;
             }
         }

@@ -7,10 +7,11 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
-use kuguri_sim::lab::World;
 use kuguri_sim::lab::world::claim;
+use kuguri_sim::lab::{Machines, World};
 use kuguri_sim::nat::Preset;
-use kuguri_tests::real::process::{Program, Running};
+use kuguri_tests::real::process::Running;
+use kuguri_tests::real::program::Program;
 use kuguri_tests::real::scene::{DESK, GATEWAY, HOME, Member, OFFICE, Rights, Scene, VPS_ADDRESS};
 use kuguri_tests::real::wire;
 use kuguri_tests::real::{PATIENCE, until};

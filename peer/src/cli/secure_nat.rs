@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use super::serve::hub_name;
 use super::table::{bytes, duration, table};
-use crate::admin::{self, DhcpChange, NatChange, Request, VirtualHost};
+use crate::admin::{self, AdminError, DhcpChange, NatChange, Process, Request, VirtualHost};
 use crate::config::state::State;
 use crate::driver::secure_nat::Wanted;
 use crate::output::printable;
@@ -305,12 +305,19 @@ fn run(
     show: fn(&Value) -> String,
 ) -> anyhow::Result<ExitCode> {
     let answer = super::block_on(async {
-        let mut hubs = admin::processes(state).await?;
         let wanted = which.hub.as_ref().map(|name| format!("hub-{name}"));
-        hubs.retain(|hub| match &wanted {
+        let is_wanted = |hub: &Process| match &wanted {
             Some(wanted) => hub.name() == wanted,
             None => hub.name().starts_with("hub-"),
-        });
+        };
+        let mut hubs = Vec::new();
+        for hub in admin::processes(state)?.into_iter().filter(is_wanted) {
+            // One that was killed has left its socket.
+            let status = hub.ask(&Request::Status).await;
+            if !matches!(status, Err(AdminError::Absent(_))) {
+                hubs.push(hub);
+            }
+        }
         if hubs.len() > 1 {
             let names: Vec<&str> = hubs
                 .iter()
@@ -321,7 +328,7 @@ fn run(
                 names.join(", --hub ")
             );
         }
-        let hub = hubs.first_mut().context("no such hub runs here; start `kuguri serve`, or name its state directory with --state DIR")?;
+        let hub = hubs.first().context("no such hub runs here; start `kuguri serve`, or name its state directory with --state DIR")?;
         Ok(hub.ask(&Request::VirtualHost { ask }).await?)
     })?;
     if let Some(error) = answer["error"].as_str() {

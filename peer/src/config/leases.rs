@@ -8,7 +8,8 @@ use kuguri_proto::gateway::KeptLease;
 use kuguri_proto::identity::PeerId;
 use serde::{Deserialize, Serialize};
 
-use super::state::{self, StateError};
+use super::file::{read_toml, write_toml};
+use super::state::StateError;
 
 /// As it stands in the file.
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -34,7 +35,7 @@ struct Kept {
 /// # Errors
 /// When the file is corrupt.
 pub fn read(path: &Path) -> Result<Vec<KeptLease>, StateError> {
-    let contents: Contents = state::read_toml(path)?.unwrap_or_default();
+    let contents: Contents = read_toml(path)?.unwrap_or_default();
     let now = since_1970();
     let kept = contents.lease.into_iter().filter_map(|kept| {
         let left = Duration::from_secs(kept.expires).checked_sub(now)?;
@@ -65,7 +66,7 @@ pub fn write(path: &Path, leases: &[KeptLease]) -> Result<(), StateError> {
     let contents = Contents {
         lease: lease.collect(),
     };
-    state::write_toml(path, &contents)
+    write_toml(path, &contents)
 }
 
 fn since_1970() -> Duration {

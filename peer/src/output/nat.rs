@@ -55,6 +55,7 @@ pub(super) fn text(event: &NatEvent) -> Option<String> {
         NatEvent::DhcpExhausted { mac } => {
             format!("DHCP: no address left for {mac}; give the hub a larger range")
         }
+        // Sessions are for the log of programs.
         NatEvent::TcpCreated { .. }
         | NatEvent::TcpConnected { .. }
         | NatEvent::TcpFailed { .. }

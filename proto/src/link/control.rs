@@ -1,6 +1,7 @@
 //! The control stream of a link: bytes between ARQ and TLS, and what the messages in it bring about. The steps stand in the
 //! order in which they run after each input.
 
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::time::{Duration, Instant};
 
 use super::path::PathEvent;
@@ -80,6 +81,10 @@ impl Link {
         };
         let indices = (self.local_index, remote_index);
         let mut secure = Secure::new(&exported, (suite, role), indices, &mut self.rng, now);
+        if self.relay_only {
+            secure.paths.refuse((Ipv4Addr::UNSPECIFIED.into(), 0));
+            secure.paths.refuse((Ipv6Addr::UNSPECIFIED.into(), 0));
+        }
         secure.paths.set_local(self.candidates.clone(), now);
         self.secure = Some(secure);
         self.cipher = suite.name();
@@ -109,9 +114,18 @@ impl Link {
 
     pub(super) fn handle_control(&mut self, message: Control, now: Instant) {
         match message {
-            Control::Join(join) if !self.starter => self.events.push_back(LinkEvent::Join(join)),
+            Control::Join(join) if !self.starter => {
+                self.features = join.features;
+                self.events.push_back(LinkEvent::Join(join));
+            }
+            Control::Welcome(_) if self.welcomed => self.finish(
+                "the hub let us in twice on one link; it is faulty, or of another version"
+                    .to_owned(),
+            ),
             Control::Welcome(welcome) if self.starter => {
+                self.welcomed = true;
                 self.refuse_network(&welcome);
+                self.features = welcome.features;
                 self.events.push_back(LinkEvent::Welcome(welcome))
             }
             Control::Refuse(refusal) if self.starter => {

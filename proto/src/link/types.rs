@@ -50,6 +50,8 @@ pub struct Setup<'a> {
     pub relay: Channel,
     /// Whether this machine seals AES-256-GCM in hardware.
     pub aes_in_hardware: bool,
+    /// Whether no direct path is wanted.
+    pub relay_only: bool,
     /// 32 random bytes for everything random in the link.
     pub seed: [u8; 32],
 }
@@ -86,6 +88,8 @@ pub enum LinkEvent {
         /// As given.
         id: u64,
     },
+    /// Nothing has come from the peer for a while, though it was asked; told once, until something comes again.
+    Silent,
     /// The link has ended; nothing more comes from it.
     Closed {
         /// One sentence.

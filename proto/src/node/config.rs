@@ -21,8 +21,10 @@ pub struct Config {
     pub host_name: String,
     /// 32 bytes from the system's randomness: everything random in the node comes from them.
     pub seed: [u8; 32],
-    /// Whether this machine seals AES-256-GCM in hardware (the driver looks at the CPU).
+    /// Whether to seal by AES-256-GCM: this machine has it in hardware (the driver looks at the CPU), or the user wants it.
     pub aes_in_hardware: bool,
+    /// Never a direct path: peers are not to learn this machine's addresses, nor the network that it talks to them.
+    pub relay_only: bool,
 }
 
 /// A rendezvous and the key that it must show.
@@ -52,7 +54,14 @@ pub struct HubConfig {
     pub tokens: Vec<[u8; 16]>,
     /// The address of its virtual host; members get addresses of the same network.
     pub subnet: Subnet,
+    /// Members at once at most, such as [`MEMBERS_MAX`]: whoever has an invite can make itself keys without number.
+    pub members_max: usize,
+    /// Whether this machine is in the network too, by a virtual LAN card, which is a port of the switch.
+    pub card: bool,
 }
+
+/// The members that a hub takes unless it is told otherwise: each costs some tens of kilobytes.
+pub const MEMBERS_MAX: usize = 4096;
 
 /// A member's settings.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -61,6 +61,13 @@ pub enum Event {
         /// MTU for the virtual LAN card.
         mtu: u16,
     },
+    /// (Hub) what the virtual LAN card on this machine is to have.
+    Card {
+        /// Address and prefix length.
+        address: (IpAddr, u8),
+        /// MTU.
+        mtu: u16,
+    },
     /// (Member) what the hub's network has beside members; each replaces the one before.
     Network {
         /// Networks to be reached through the gateway.

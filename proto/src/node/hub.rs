@@ -15,12 +15,14 @@ use crate::gateway::pool::Pool;
 use crate::gateway::subnet::Subnet;
 use crate::gateway::{Dhcp, Gateway, ipv6_from_seed, mac_from_seed};
 use crate::identity::PeerId;
-use crate::switch::{self, Forwarding, PortId, Row, Switch};
-use crate::wire::control::{FEATURE_NETWORK, Join, Refusal, Welcome};
+use crate::switch::{self, Forwarding, PortId, PortNumber, Row, Switch};
+use crate::wire::control::{FEATURE_NETWORK, Join, OPEN_FRAMES, Refusal, Welcome};
 use crate::wire::ethernet::{self, MacAddr};
 
 /// The gateway's port on the switch; links have their index's.
 pub(super) const GATEWAY: PortId = PortId(0);
+/// The port of this machine's card, when it has one; no link has this index.
+const CARD: PortId = PortId(u32::MAX);
 /// MTU of the virtual network in bytes of IP packet: an ordinary Ethernet's.
 const MTU: u16 = 1500;
 
@@ -35,8 +37,11 @@ pub(super) struct Hub {
     pub(super) dhcp: Option<Dhcp>,
     pub(super) pool: Pool,
     admission: Admission,
+    members_max: usize,
     /// The members that are here, by their links' indices.
     pub(super) seats: BTreeMap<u32, Seat>,
+    /// Who we are, and the address of this machine's card.
+    own: (PeerId, Option<Ipv4Addr>),
 }
 
 /// A member that is let in.
@@ -58,16 +63,23 @@ impl Hub {
             // The file that they come from holds fewer than the limit.
             let _ = admission.add_token(token);
         }
+        let mut pool = Pool::new(config.subnet);
+        let own = config.card.then(|| pool.assign(id)).flatten();
+        if config.card {
+            switch.add_port(CARD, now);
+        }
         Self {
+            own: (id, own),
             name: config.name,
             subnet: config.subnet,
             ipv6: ipv6_from_seed(&id.0),
             switch,
             gateway: Gateway::new(mac_from_seed(&id.0), config.subnet, MTU),
+            pool,
             nat: NatSide::default(),
             dhcp: None,
-            pool: Pool::new(config.subnet),
             admission,
+            members_max: config.members_max,
             seats: BTreeMap::new(),
         }
     }
@@ -98,6 +110,10 @@ impl Hub {
         now: Instant,
     ) -> Result<Welcome, Refusal> {
         self.admission.admit(peer, &join.credential, now)?;
+        let mut others = self.seats.values().filter(|seat| seat.peer != peer);
+        if others.nth(self.members_max.saturating_sub(1)).is_some() || self.members_max == 0 {
+            return Err(Refusal::Full);
+        }
         let address = self.address_for(peer, now).ok_or(Refusal::NoAddress)?;
         self.switch.add_port(PortId(index), now);
         let host_name = join
@@ -119,7 +135,7 @@ impl Hub {
             address: Some((IpAddr::V4(address), self.subnet.prefix())),
             gateway: Some(IpAddr::V4(self.subnet.address())),
             mtu: MTU,
-            features: 0,
+            features: OPEN_FRAMES,
         })
     }
 
@@ -128,13 +144,32 @@ impl Hub {
         if let Some(address) = self.pool.assign(peer) {
             return Some(address);
         }
-        let here: BTreeSet<PeerId> = self.seats.values().map(|seat| seat.peer).collect();
+        let seats = self.seats.values().map(|seat| seat.peer);
+        let here: BTreeSet<PeerId> = seats.chain([self.own.0]).collect();
         let (_, away) = self
             .pool
             .iter()
             .find(|(_, peer)| !here.contains(peer) && !self.has_lease(peer, now))?;
         self.pool.release(away);
         self.pool.assign(peer)
+    }
+
+    /// What this machine's card is to have, if there is one.
+    pub(super) fn card_ready(&self) -> Option<Event> {
+        Some(Event::Card {
+            address: (IpAddr::V4(self.own.1?), self.subnet.prefix()),
+            mtu: MTU,
+        })
+    }
+
+    /// The table for a data plane, and which of its ports the card is.
+    pub(super) fn forwarding(&mut self, now: Instant) -> super::plane::Forwarding {
+        super::plane::Forwarding::Table(self.switch.fib(now), self.switch.number(CARD))
+    }
+
+    /// The port of a member's link in that table.
+    pub(super) fn port_number(&self, index: u32) -> Option<PortNumber> {
+        self.switch.number(PortId(index))
     }
 
     /// A link is gone.
@@ -168,7 +203,11 @@ impl Hub {
     pub(super) fn table(&self, now: Instant) -> Vec<MacStatus> {
         let port = |port: PortId| {
             let seat = self.seats.get(&port.0);
-            seat.map_or_else(|| "gateway".to_owned(), |seat| seat.peer.to_string())
+            match seat {
+                Some(seat) => seat.peer.to_string(),
+                None if port == CARD => "card".to_owned(),
+                None => "gateway".to_owned(),
+            }
         };
         let row = |row: Row| MacStatus {
             mac: row.mac.to_string(),
@@ -226,6 +265,8 @@ impl Node {
     /// A frame came out of a link: to the card on a member, to the switch on a hub.
     pub(super) fn handle_link_frame(&mut self, index: u32, frame: Vec<u8>, now: Instant) {
         match &mut self.side {
+            // A link that is not the one to the hub any more, or not yet, has nothing for the card.
+            Side::Member(member) if member.link() != Some(index) => {}
             Side::Member(member) => {
                 if self.frames.len() < super::CARD_QUEUE {
                     self.frames.push_back(frame);
@@ -261,10 +302,24 @@ impl Node {
         if ports.contains(&GATEWAY) {
             hub.give_gateway(frame, now);
         }
-        for port in ports.into_iter().filter(|port| *port != GATEWAY) {
-            self.send_frame(port.0, frame, now);
-        }
+        self.send_to(&ports, frame, now);
         self.switch_gateway(now);
+    }
+
+    /// A frame from this machine's card.
+    pub(super) fn handle_card_frame(&mut self, frame: &[u8], now: Instant) {
+        self.switch_frame(CARD, frame, now);
+    }
+
+    /// A frame to ports, but not to the gateway.
+    fn send_to(&mut self, ports: &[PortId], frame: &[u8], now: Instant) {
+        for port in ports.iter().filter(|port| **port != GATEWAY) {
+            if *port != CARD {
+                self.send_frame(port.0, frame, now);
+            } else if self.frames.len() < super::CARD_QUEUE {
+                self.frames.push_back(frame.to_vec());
+            }
+        }
     }
 
     pub(super) fn switch_gateway(&mut self, now: Instant) {
@@ -276,9 +331,7 @@ impl Node {
                 return self.settle_dhcp();
             };
             let ports = hub.forward(GATEWAY, &frame, now);
-            for port in ports {
-                self.send_frame(port.0, &frame, now);
-            }
+            self.send_to(&ports, &frame, now);
         }
     }
 }

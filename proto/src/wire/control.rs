@@ -85,7 +85,7 @@ pub struct Network {
 }
 
 /// Bit of [`Join::features`]: the member understands [`Control::Network`].
-pub const FEATURE_NETWORK: u64 = 1;
+pub const FEATURE_NETWORK: u64 = 1 << 1;
 /// No more routes than this are taken from a hub.
 pub const MAX_ROUTES: usize = 64;
 /// No more resolvers than this are taken from a hub.
@@ -169,6 +169,9 @@ impl std::fmt::Debug for Credential {
         })
     }
 }
+
+/// Feature of [`Join`] and [`Welcome`]: takes frames with open checksums ([`super::chunk::Chunk::OpenFrame`]).
+pub const OPEN_FRAMES: u64 = 1;
 
 #[cfg(test)]
 mod tests {

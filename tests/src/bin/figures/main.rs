@@ -15,6 +15,7 @@ use serde::Serialize;
 
 mod beginning;
 mod pairs;
+mod recovery;
 mod speed;
 mod stream;
 mod table;
@@ -26,6 +27,7 @@ struct Figures {
     beginning: Vec<beginning::Row>,
     stream: stream::Figures,
     pairs: Vec<pairs::Row>,
+    recovery: Vec<recovery::Row>,
     speed: speed::Speed,
     missed: Vec<String>,
 }
@@ -57,6 +59,7 @@ fn main() -> ExitCode {
         beginning: beginning::measure(),
         stream: stream::measure(),
         pairs: pairs::measure(),
+        recovery: recovery::measure(),
         speed: speed::measure(),
         missed: Vec::new(),
     };

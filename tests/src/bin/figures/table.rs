@@ -2,7 +2,7 @@
 
 use std::fmt::{self, Write};
 
-use super::{Figures, Spread, beginning, pairs, speed, stream};
+use super::{Figures, Spread, beginning, pairs, recovery, speed, stream};
 
 /// Everything, as Markdown.
 pub(crate) fn render(figures: &Figures) -> String {
@@ -11,6 +11,7 @@ pub(crate) fn render(figures: &Figures) -> String {
         beginning(figures, &mut out),
         stream(figures, &mut out),
         pairs(figures, &mut out),
+        recovery(figures, &mut out),
         speed(figures, &mut out),
         verdict(figures, &mut out),
     ];
@@ -119,6 +120,31 @@ fn pairs(figures: &Figures, out: &mut String) -> fmt::Result {
             spread(row.direct_ms, 0),
             row.sent_by_office,
             row.sent_by_home,
+        )?;
+    }
+    writeln!(out)
+}
+
+fn recovery(figures: &Figures, out: &mut String) -> fmt::Result {
+    writeln!(out, "## From an accident to the next answered ping\n")?;
+    writeln!(
+        out,
+        "{} runs each (seeds 0 to {}), access {} ms, at a random time of a calm link that is asked by a ping ten times a \
+         second from when everything is there again: seconds.\n",
+        recovery::SEEDS,
+        recovery::SEEDS - 1,
+        recovery::ACCESS.as_millis()
+    )?;
+    writeln!(
+        out,
+        "| accident | link | recovered | p50 s | p95 s | longest s |"
+    )?;
+    writeln!(out, "|---|---|--:|--:|--:|--:|")?;
+    for row in &figures.recovery {
+        writeln!(
+            out,
+            "| {} | {} | {} of {} | {:.1} | {:.1} | {:.1} |",
+            row.accident, row.path, row.recovered, row.seeds, row.p50_s, row.p95_s, row.max_s,
         )?;
     }
     writeln!(out)

@@ -15,11 +15,12 @@ use kuguri_proto::gateway::subnet::Subnet;
 use kuguri_proto::identity::{Identity, PeerId};
 use kuguri_proto::node::status::LinkStatus;
 use kuguri_proto::node::{
-    Command, Config, Event, HubConfig, MemberConfig, Node, RendezvousServer, Role,
+    Command, Config, Event, HubConfig, MEMBERS_MAX, MemberConfig, Node, RendezvousServer, Role,
 };
 use kuguri_proto::rendezvous::server;
 use kuguri_proto::wire::control::Credential;
 use kuguri_proto::wire::ethernet::MacAddr;
+use kuguri_proto::wire::stun;
 use kuguri_proto::{SocketId, Transmit};
 use kuguri_sim::link::LinkConfig;
 use kuguri_sim::nat::NatConfig;
@@ -27,7 +28,7 @@ use kuguri_sim::network::{Access, HostId, Logging, Network, RouterConfig, Router
 use kuguri_sim::packet::{Body, Packet};
 use kuguri_sim::run::{Host, Simulation};
 
-use crate::frames;
+use super::frames;
 
 /// Where the rendezvous is.
 pub const VPS: IpAddr = IpAddr::V4(Ipv4Addr::new(203, 0, 113, 10));
@@ -35,6 +36,8 @@ pub const VPS: IpAddr = IpAddr::V4(Ipv4Addr::new(203, 0, 113, 10));
 pub const PORT: u16 = 7777;
 /// The port that every peer binds.
 const PEER_PORT: u16 = 40_000;
+/// Packets on the public side that are remembered.
+const HEARD: usize = 100_000;
 /// The hub's virtual host.
 const HUB_ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 168, 30, 1);
 /// Home's virtual LAN card.
@@ -209,6 +212,8 @@ impl World {
             name: "office".to_owned(),
             tokens: vec![TOKEN],
             subnet,
+            members_max: MEMBERS_MAX,
+            card: false,
         };
         self.config(self.office, Role::Hub(hub))
     }
@@ -236,6 +241,7 @@ impl World {
             host_name: format!("machine-{number}"),
             seed: self.fresh_seed(10 + number),
             aes_in_hardware: true,
+            relay_only: false,
         }
     }
 
@@ -245,6 +251,22 @@ impl World {
         // The first three programs have what their purpose gives them.
         bytes[8] ^= self.started.saturating_sub(2);
         bytes
+    }
+
+    /// Listens on the public side from now on.
+    pub fn listen(&mut self) {
+        let network = self.simulation.network_mut();
+        network.capture(Network::INTERNET, HEARD);
+    }
+
+    /// Source and destination of what was heard there.
+    #[must_use]
+    pub fn heard(&self) -> Vec<(IpAddr, IpAddr)> {
+        let heard = self.simulation.network().captured(Network::INTERNET);
+        let packets = heard.into_iter().flat_map(|it| it.packets());
+        packets
+            .map(|it| (it.packet.source, it.packet.destination))
+            .collect()
     }
 
     // ---- what runs
@@ -259,8 +281,13 @@ impl World {
 
     /// Starts a rendezvous with the key that it always had, in place of the one that runs, which is as if it had been killed.
     pub fn start_rendezvous(&mut self) {
-        let rendezvous =
-            Rendezvous::new(&self.identity(0), self.fresh_seed(3), self.simulation.now());
+        self.start_rendezvous_with(server::Limits::default());
+    }
+
+    /// The same with other limits than a rendezvous has by default.
+    pub fn start_rendezvous_with(&mut self, limits: server::Limits) {
+        let (identity, seed) = (self.identity(0), self.fresh_seed(3));
+        let rendezvous = Rendezvous::new(&identity, seed, limits, self.simulation.now());
         self.started += 1;
         self.simulation
             .insert(self.vps, Machine::Rendezvous(Box::new(rendezvous)));
@@ -476,14 +503,14 @@ fn peer_of(simulation: &Simulation<Machine>, host: HostId) -> &Peer {
 }
 
 /// 32 bytes for one use in a world of this seed.
-fn seed(world: u64, purpose: u8) -> [u8; 32] {
+pub(super) fn seed(world: u64, purpose: u8) -> [u8; 32] {
     let mut bytes = [purpose; 32];
     bytes[..8].copy_from_slice(&world.to_be_bytes());
     bytes
 }
 
 impl Peer {
-    fn new(config: Config, address: SocketAddr, now: Instant) -> Self {
+    pub(super) fn new(config: Config, address: SocketAddr, now: Instant) -> Self {
         let mut node = Node::new(config, now);
         node.handle_command(Command::LocalAddresses(vec![address]), now);
         let mut peer = Self {
@@ -510,7 +537,7 @@ impl Peer {
         std::iter::from_fn(|| self.node.poll_transmit(now)).collect()
     }
 
-    fn drain(&mut self, now: Instant) {
+    pub(super) fn drain(&mut self, now: Instant) {
         self.events
             .extend(std::iter::from_fn(|| self.node.poll_event()).map(|event| (now, event)));
         self.frames
@@ -519,12 +546,19 @@ impl Peer {
 }
 
 impl Rendezvous {
-    fn new(identity: &Identity, seed: [u8; 32], now: Instant) -> Self {
+    pub(super) fn new(
+        identity: &Identity,
+        seed: [u8; 32],
+        limits: server::Limits,
+        now: Instant,
+    ) -> Self {
         let config = server::Config {
             addresses: vec![VPS],
             port: PORT,
             alternate_port: Some(PORT + 1),
-            limits: server::Limits::default(),
+            second_address: None,
+            stun: stun::Policy::Strict,
+            limits,
         };
         Self {
             server: server::Server::new(identity, config, seed, now),
