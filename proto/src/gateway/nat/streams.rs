@@ -184,7 +184,7 @@ impl Nat {
             destination: ends.host,
         });
         match sockets.connect(id, ends.host) {
-            Ok(()) => self.settle_stream(id, now),
+            Ok(()) => self.settle_stream(id),
             Err(failure) => self.stream_failed(id, failure, sockets, now),
         }
     }
@@ -422,10 +422,10 @@ impl Nat {
             now,
         };
         act(&mut stream.flow, &mut io);
-        self.settle_stream(id, now);
+        self.settle_stream(id);
     }
 
-    fn settle_stream(&mut self, id: SocketId, now: Instant) {
+    fn settle_stream(&mut self, id: SocketId) {
         let idle = self.settings.tcp_idle;
         let Some(stream) = self.stream_mut(id) else {
             return;
