@@ -274,6 +274,56 @@ fn coturn_finds_what_was_set_in_every_cell() {
     });
 }
 
+/// `stun` (stun-client 0.97) asks as RFC 3489 does. Both kinds of dependent mapping are one to it.
+#[test]
+fn stun_client_finds_what_was_set_in_every_cell() {
+    claim(|world| {
+        let there = Command::new("stun")
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status();
+        if there.is_err() {
+            return eprintln!("skipped: no stun (Debian: stun-client)");
+        }
+        let (lab, homes) = nine_homes(world);
+        let mut running = Vec::new();
+        for (kind, name) in &homes {
+            let mut command = Command::new("stun");
+            command
+                .arg(FIRST.to_string())
+                .stdout(Stdio::piped())
+                .stderr(Stdio::piped());
+            let child = lab.run_in(name, || command.spawn());
+            running.push((kind, child.expect("inside").expect("it starts")));
+        }
+        for (kind, child) in running {
+            let output = child.wait_with_output().expect("it ends");
+            let text = String::from_utf8_lossy(&output.stdout);
+            for part in said_by_stun(*kind) {
+                assert!(text.contains(part), "{kind}: no `{part}` in {text}");
+            }
+        }
+    });
+}
+
+/// Of filters it says nothing where mappings depend on anything.
+fn said_by_stun(kind: Kind) -> Vec<&'static str> {
+    match (kind.mapping, kind.filtering) {
+        (Behavior::AddressDependent | Behavior::AddressAndPortDependent, _) => {
+            vec!["Primary: Dependent Mapping"]
+        }
+        (_, Behavior::None | Behavior::EndpointIndependent) => {
+            vec!["Primary: Independent Mapping", "Independent Filter"]
+        }
+        (_, Behavior::AddressDependent) => {
+            vec!["Primary: Independent Mapping", "Address Dependent Filter"]
+        }
+        (_, Behavior::AddressAndPortDependent) => {
+            vec!["Primary: Independent Mapping", "Port Dependent Filter"]
+        }
+    }
+}
+
 /// What it can tell apart. Its third question about mappings goes to the other address that the second answer named, which is
 /// the first server's: so an address-dependent mapping looks address-and-port-dependent to it (4.6.1).
 fn said_by_coturn(behavior: Behavior, what: &str) -> String {

@@ -9,6 +9,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Instant;
 
@@ -87,6 +88,16 @@ pub enum BoxError {
         "the kernel forwards packets here, past the box; switch it off (sysctl net.ipv4.ip_forward=0)"
     )]
     KernelForwards,
+    /// Frames may not be read and written here.
+    #[error(
+        "no right to the frames of {interface} ({cause}); run it as root, with CAP_NET_RAW, or in a namespace of your own (unshare -rn)"
+    )]
+    NoRight {
+        /// The interface.
+        interface: String,
+        /// What the kernel says.
+        cause: io::Error,
+    },
     /// The NAT's options contradict each other, or an address is there twice.
     #[error(transparent)]
     Network(#[from] NetworkError),
@@ -165,8 +176,14 @@ impl NatBox {
 fn open(side: &Side, gateway: Option<Ipv4Addr>) -> Result<Card, BoxError> {
     let mac = look(side)?;
     let neighbours = Neighbours::new(mac, side.addresses.clone(), side.prefix, gateway);
-    let card = Card::existing(&side.interface, neighbours);
-    Ok(card.step("a packet socket (it takes the right CAP_NET_RAW)")?)
+    Card::existing(&side.interface, neighbours).map_err(|cause| {
+        let interface = side.interface.clone();
+        if cause.kind() == io::ErrorKind::PermissionDenied {
+            BoxError::NoRight { interface, cause }
+        } else {
+            Refusal::new("a packet socket", cause).into()
+        }
+    })
 }
 
 /// The interface's hardware address, if it is there and the box's addresses are free.
