@@ -94,6 +94,8 @@ pub struct Driver<O> {
     first_answer_by: Option<Instant>,
     end: End,
     more: bool,
+    /// Whether the rendezvous has ever known us.
+    registered: bool,
     plane: DataPlane,
     /// When to look at what the data plane has seen, while frames flow.
     look: Option<Instant>,
@@ -147,6 +149,7 @@ impl<O: Observe> Driver<O> {
             first_answer_by: Some(now + FIRST_ANSWER),
             end: End::Running,
             more: false,
+            registered: false,
         })
     }
 
@@ -271,7 +274,8 @@ impl<O: Observe> Driver<O> {
 
     fn take_stop(&mut self) {
         let again = !matches!(self.end, End::Running);
-        self.begin_to_end(None);
+        let problem = (!self.registered).then(|| anyhow!(NEVER_REGISTERED));
+        self.begin_to_end(problem);
         if again {
             self.give_up();
         }
@@ -416,7 +420,10 @@ impl<O: Observe> Driver<O> {
     async fn take_event(&mut self, event: Event) {
         self.say(&Saying::Node(&event));
         match event {
-            Event::Registered { .. } => self.first_answer_by = None,
+            Event::Registered { .. } => {
+                self.first_answer_by = None;
+                self.registered = true;
+            }
             Event::RendezvousFailed { reason, fatal } => {
                 self.first_answer_by = None;
                 if fatal {
@@ -554,6 +561,9 @@ async fn at(time: Option<Instant>) {
     }
 }
 
+/// What a peer has done that was stopped too early.
+pub(crate) const NEVER_REGISTERED: &str =
+    "stopped before it was registered at the rendezvous; nobody was reached";
 /// When a silence of the rendezvous is told.
 const FIRST_ANSWER: Duration = Duration::from_secs(5);
 /// How long goodbyes may take.

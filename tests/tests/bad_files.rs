@@ -67,6 +67,17 @@ fn a_key_file_that_cannot_be_used_is_named_and_kept() {
     }
 }
 
+/// With another key every invite would lead nowhere, and nobody would have been told.
+#[test]
+fn a_hub_whose_key_is_gone_is_not_begun_anew() {
+    let place = Place::here(program());
+    let file = write_private(&place.state("gone"), "hub-office.toml", b"tokens = []\n");
+    let arguments = ["serve", "office", "--rendezvous", "127.0.0.1:9"];
+    place.refused("gone", &arguments, &["hub-office.key", "is gone"]);
+    assert_eq!(fs::read(&file).expect("still there"), b"tokens = []\n");
+    assert!(!place.state("gone").join("hub-office.key").exists());
+}
+
 /// A directory, and a pipe that nobody writes to: neither is waited for.
 fn no_file_in_its_place(place: &Place<'_>, name: &str, arguments: &[&str]) {
     let state = format!("{name}-directory");

@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 use std::process::ExitCode;
 use std::time::Instant;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use kuguri_proto::gateway::subnet::Subnet;
 use kuguri_proto::identity::PeerId;
 use kuguri_proto::invite::{Invite, RendezvousRef};
@@ -65,8 +65,19 @@ pub(super) struct Flags {
 pub(super) fn run(flags: Flags, state: &State, started: Instant) -> anyhow::Result<ExitCode> {
     let name = format!("hub-{}", flags.name);
     let _lock = state.lock(&name)?;
-    let identity = keyfile::load_or_create(&state.file(&format!("{name}.key")), "hub")?;
-    let file = state.file(&format!("{name}.toml"));
+    let (key, file) = (
+        state.file(&format!("{name}.key")),
+        state.file(&format!("{name}.toml")),
+    );
+    if file.exists() && !key.exists() {
+        bail!(
+            "{} is gone, and all invites in {} need it; put it back from a copy, or remove the other as well to begin with a \
+             new key and new invites",
+            key.display(),
+            file.display()
+        );
+    }
+    let identity = keyfile::load_or_create(&key, "hub")?;
     let file = HubFile::open_or_create(&file, rand::random())?;
     let rendezvous = flags.rendezvous.map_or_else(|| remembered(&file), Ok)?;
     let known = Known::open(state)?;

@@ -15,7 +15,7 @@ use crate::admin;
 use crate::config::address::HostPort;
 use crate::config::state::State;
 use crate::driver::secure_nat::Wanted;
-use crate::driver::{Driver, Observe, Parts, Plug};
+use crate::driver::{Driver, NEVER_REGISTERED, Observe, Parts, Plug};
 use crate::output::Saying;
 use crate::route::Routes;
 use crate::tap::Card;
@@ -100,7 +100,7 @@ pub(super) async fn run(start: Start<'_>, mut observer: impl Observe) -> anyhow:
     let (_listener, asked) = admin::listen(start.state, &start.name)?;
     let found = tokio::select! {
         found = find(&start.rendezvous, socket.has_ipv6(), &mut observer) => found?,
-        _ = stop.recv() => return Ok(()),
+        _ = stop.recv() => return Err(anyhow!(NEVER_REGISTERED)),
     };
     let config = Config {
         identity: start.identity,
