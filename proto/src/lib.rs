@@ -22,6 +22,7 @@
 //! | [`auth`] | who may join |
 //! | [`link`] | one remote peer: how bytes and frames get there |
 //! | [`rendezvous`] | both halves of the conversation with the public server |
+//! | [`carrier`] | datagrams inside an HTTPS stream: framing, and who is at its ends |
 //! | [`identity`] | keys, and how they appear in TLS |
 //! | [`invite`] | the one string that brings a member to a hub |
 //! | [`wire`] | bytes ↔ values, without memory |
@@ -30,6 +31,7 @@ use std::net::SocketAddr;
 
 pub mod auth;
 pub mod bucket;
+pub mod carrier;
 mod congestion;
 pub mod gateway;
 pub mod identity;

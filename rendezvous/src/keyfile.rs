@@ -118,16 +118,20 @@ fn field(line: Option<(usize, &str)>, name: &str) -> Result<[u8; 32], String> {
 }
 
 fn create(path: &Path, what: &str) -> io::Result<()> {
+    let mut seed = [0; 32];
+    rand::rng().fill_bytes(&mut seed);
+    create_private(path, &text_of(&Identity::from_seed(&seed), what))
+}
+
+/// Puts a private file there, whole, unless there is one already.
+pub(crate) fn create_private(path: &Path, text: &str) -> io::Result<()> {
     let directory = directory_of(path);
     DirBuilder::new()
         .recursive(true)
         .mode(0o700)
         .create(directory)?;
-    let mut seed = [0; 32];
-    rand::rng().fill_bytes(&mut seed);
-    let text = text_of(&Identity::from_seed(&seed), what);
     let draft = path.with_extension(format!("draft-{}", std::process::id()));
-    let written = write_whole(&draft, &text).and_then(|()| put_in_place(&draft, path));
+    let written = write_whole(&draft, text).and_then(|()| put_in_place(&draft, path));
     let removed = std::fs::remove_file(&draft);
     written?;
     removed?;

@@ -4,22 +4,27 @@
 //!   UDP port N   ──batch──▶ driver ──▶ proto::rendezvous::server ──▶ driver ──batch──▶ UDP port N
 //!   UDP port N+1 ──(STUN)─▶                                                          ▶ UDP port N+1
 //!   the same two at the second address, if there is one, for STUN alone
+//!   TCP 443, N ─ https ─ carriers ═▶ UDP port N, by loopback
 //! ```
 //!
 //! It is a program of its own (`kuguri-rendezvous`) and the same as `kuguri rendezvous`: both call [`run`].
 
 use std::fmt::Write as _;
-use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Context as _, anyhow};
+use kuguri_proto::identity::Identity;
 use kuguri_proto::rendezvous::server::{Config, Limits, Server};
 use kuguri_proto::wire::stun::Policy;
+use rustls::pki_types::UnixTime;
 use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
+use tracing::warn;
 
 mod driver;
+pub mod https;
 pub mod keyfile;
 mod out;
 pub mod private;
@@ -28,6 +33,8 @@ mod source;
 pub mod state;
 
 use driver::Driver;
+use https::listen::{self, Wanted};
+use https::{Https, certificate};
 use out::Lines;
 use socket::UdpEndpoint;
 
@@ -50,6 +57,19 @@ pub struct Options {
     /// address, since somebody may send a question in another's name
     #[arg(long)]
     pub stun_compatible: bool,
+    /// HTTPS on this TCP port too, for peers that UDP does not get out of; may be given several times [default: 443 and the
+    /// UDP port's number, as far as they can be had]
+    #[arg(long, value_name = "[ADDR:]PORT")]
+    pub https: Vec<Wanted>,
+    /// No HTTPS
+    #[arg(long, conflicts_with = "https")]
+    pub no_https: bool,
+    /// The certificate that HTTPS shows, with those that lead to it, in PEM [default: one made at the first start]
+    #[arg(long, value_name = "FILE", requires = "https_key")]
+    pub https_cert: Option<PathBuf>,
+    /// Its key, in PEM
+    #[arg(long, value_name = "FILE", requires = "https_cert")]
+    pub https_key: Option<PathBuf>,
     /// Directory of the key file
     ///
     /// Without it: /var/lib/kuguri for root, else $XDG_STATE_HOME/kuguri or ~/.local/state/kuguri.
@@ -101,11 +121,13 @@ async fn serve(options: &Options, said: &Lines) -> anyhow::Result<()> {
             others.push(UdpEndpoint::bind_second(second, port)?);
         }
     }
+    let (https, https_ports) = start_https(options, &identity, &directory, port)?;
     let started = Started {
         event: "listening",
         addresses: socket::reachable_at(options.listen, port),
         stun_port,
         second_address: options.second_address,
+        https_ports,
         key: identity.id().to_string(),
         key_file: path,
     };
@@ -130,7 +152,53 @@ async fn serve(options: &Options, said: &Lines) -> anyhow::Result<()> {
         }
     };
     let events = options.json.then(|| said.clone());
-    Driver::new(server, main, others, events).run(stop).await
+    let ended = Driver::new(server, main, others, events).run(stop).await;
+    drop(https);
+    ended
+}
+
+/// The HTTPS listeners, unless none is wanted, and their ports. A port that cannot be had is said; the others go on.
+fn start_https(
+    options: &Options,
+    identity: &Identity,
+    directory: &Path,
+    port: u16,
+) -> anyhow::Result<(Option<Https>, Vec<u16>)> {
+    if options.no_https {
+        return Ok((None, Vec::new()));
+    }
+    let certificate = match (&options.https_cert, &options.https_key) {
+        (Some(chain), Some(key)) => certificate::from_files(chain, key)?,
+        _ => certificate::load_or_create(&directory.join("rendezvous.pem"))?,
+    };
+    if let Some(problem) = certificate::problem_with_dates(&certificate, UnixTime::now()) {
+        warn!(
+            "the certificate for HTTPS {problem}: browsers will refuse it; peers do not need it to be valid"
+        );
+    }
+    let by_default = [443, port].map(|port| Wanted {
+        address: options.listen,
+        port,
+    });
+    let wanted = if options.https.is_empty() {
+        by_default.as_slice()
+    } else {
+        &options.https
+    };
+    let (listeners, problems) = listen::bind(wanted);
+    for problem in problems {
+        warn!("{problem}");
+    }
+    let mut ports = Vec::new();
+    for listener in &listeners {
+        ports.push(listener.local_addr()?.port());
+    }
+    // The socket listens at all addresses, or at that one.
+    let own = options.listen.filter(|it| !it.is_unspecified());
+    let to = SocketAddr::new(own.unwrap_or(Ipv4Addr::LOCALHOST.into()), port);
+    let https = Https::start(listeners, identity, certificate, to)
+        .context("the system refuses a thread for HTTPS; --no-https does without")?;
+    Ok((Some(https), ports))
 }
 
 /// Whether the second address is one that a client can tell from the first.
@@ -158,6 +226,8 @@ struct Started {
     stun_port: u16,
     #[serde(skip_serializing_if = "Option::is_none")]
     second_address: Option<IpAddr>,
+    /// TCP ports with HTTPS.
+    https_ports: Vec<u16>,
     key: String,
     key_file: PathBuf,
 }
@@ -173,6 +243,10 @@ impl Started {
         }
         if let Some(second) = self.second_address {
             writeln!(text, "  second   {second}, for STUN")?;
+        }
+        if !self.https_ports.is_empty() {
+            let ports: Vec<String> = self.https_ports.iter().map(u16::to_string).collect();
+            writeln!(text, "  https    TCP port {}", ports.join(" and "))?;
         }
         writeln!(text, "  key      {}", self.key)?;
         writeln!(text, "  kept in  {}", self.key_file.display())?;
