@@ -31,11 +31,13 @@ use crate::output::{CardState, Saying, path, refusal_text};
 use crate::route::{Routes, Settings};
 use crate::tap::Card;
 use crate::udp::UdpSocket;
+use crate::ways::{Told, Ways};
 use secure_nat::SecureNat;
 
 mod find;
 mod network;
 pub mod secure_nat;
+mod ways;
 
 pub use find::find_peer;
 
@@ -46,6 +48,8 @@ pub struct Parts {
     pub name: String,
     /// The main socket.
     pub socket: UdpSocket,
+    /// The ways to the rendezvous.
+    pub ways: Ways,
     /// The virtual LAN card, when there is one.
     pub plug: Option<Plug>,
     /// What a hub's virtual host does; nothing for a member.
@@ -120,6 +124,7 @@ enum Wake {
     Asked(Asked),
     Nat,
     Addresses,
+    Way(Told),
     Stop,
 }
 
@@ -159,6 +164,7 @@ impl<O: Observe> Driver<O> {
     /// When the peer cannot go on: refused, a wrong key, or its card or files cannot be set.
     pub async fn run(mut self) -> anyhow::Result<()> {
         self.tell_addresses();
+        self.turn_ways(Instant::now());
         self.apply_secure_nat();
         loop {
             self.drain().await;
@@ -180,7 +186,9 @@ impl<O: Observe> Driver<O> {
 
     async fn wake(&mut self) -> Wake {
         let timer = self.next_timer();
-        let Parts { asked, stop, .. } = &mut self.parts;
+        let Parts {
+            asked, stop, ways, ..
+        } = &mut self.parts;
         let plane = &mut self.plane;
         let active = plane.watch();
         tokio::select! {
@@ -191,6 +199,7 @@ impl<O: Observe> Driver<O> {
             Some(()) = stop.recv() => Wake::Stop,
             Some(question) = asked.recv() => Wake::Asked(question),
             Some(()) = self.changes.recv() => Wake::Addresses,
+            told = ways.next() => Wake::Way(told),
         }
     }
 
@@ -206,7 +215,16 @@ impl<O: Observe> Driver<O> {
         let room = room.then(|| Instant::now() + ROOM_AGAIN);
         let node = self.node.poll_timeout();
         let leases = self.secure_nat.as_ref().and_then(SecureNat::next_timer);
-        let timers = [node, self.first_answer_by, stop_by, self.look, room, leases];
+        let ways = self.parts.ways.next_timer(&self.node, Instant::now());
+        let timers = [
+            node,
+            self.first_answer_by,
+            stop_by,
+            self.look,
+            room,
+            leases,
+            ways,
+        ];
         timers.into_iter().flatten().min()
     }
 
@@ -220,7 +238,9 @@ impl<O: Observe> Driver<O> {
             Wake::Addresses => {
                 self.tell_addresses();
                 self.addresses_changed();
+                self.parts.ways.network_changed(Instant::now());
             }
+            Wake::Way(told) => self.take_way(told),
             Wake::Stop => self.take_stop(),
         }
     }
@@ -339,6 +359,7 @@ impl<O: Observe> Driver<O> {
             "uptime_seconds": self.started.elapsed().as_secs_f64(),
             "port": self.parts.socket.port().ok(),
             "udp": self.parts.socket.counters(),
+            "way": self.parts.ways.report(),
             "offload": self.plane.in_use(),
             "card": self.card_state(),
             "card_counters": self.parts.plug.as_ref().map(|plug| plug.card.counters()),
@@ -368,6 +389,7 @@ impl<O: Observe> Driver<O> {
         if self.look.is_some_and(|by| by <= now) {
             self.look(now);
         }
+        self.turn_ways(now);
         if self.first_answer_by.is_some_and(|by| by <= now) {
             self.first_answer_by = None;
             let reason = "no answer from the rendezvous yet, still trying; is it running, does its name or address \

@@ -31,3 +31,4 @@ pub mod simulate;
 pub mod tap;
 pub mod udp;
 mod watch;
+pub mod ways;

@@ -20,6 +20,7 @@
 //! | `first-frame` | `peer`, `path`: `direct` or `relayed` |
 //! | `network` | `routes`, `own`, `dns`, `domain`: what is behind the hub's virtual host |
 //! | `nat` | `nat`: one of `tcp-created`, `tcp-connected`, `tcp-failed`, `tcp-deleted`, `udp-created`, `udp-deleted`, `refused`, `loop`, `dhcp-created`, …, and its fields |
+//! | `way` | `way`: how the rendezvous is reached from now on: `udp`, `https`, `https through …` |
 //! | `note` | `text`: anything else that a person should read |
 //! | `stopped` | |
 //!
@@ -68,6 +69,8 @@ pub enum Saying<'a> {
     Nat(&'a NatEvent),
     /// The card's routes, and what else the hub's network has.
     Network(&'a NetworkState),
+    /// How the rendezvous is reached from now on.
+    Way(&'a str),
     /// One sentence.
     Note(&'a str),
 }
@@ -222,6 +225,7 @@ fn object(saying: &Saying<'_>, elapsed: Duration) -> Option<Value> {
         Saying::Card(card) => ("card", json!(card)),
         Saying::Nat(event) => nat::object(event)?,
         Saying::Network(network) => ("network", json!(network)),
+        Saying::Way(way) => ("way", json!({ "way": way })),
         Saying::Note(text) => ("note", json!({ "text": text })),
     };
     let milliseconds = (elapsed.as_secs_f64() * 1e6).round() / 1e3;
@@ -289,6 +293,7 @@ fn text(saying: &Saying<'_>) -> Option<String> {
         Saying::Invite(invite) => (*invite).to_owned(),
         Saying::Nat(event) => return nat::text(event),
         Saying::Network(network) => return nat::network(network),
+        Saying::Way(way) => format!("the rendezvous is reached by {way} now"),
         Saying::Note(text) => (*text).to_owned(),
         Saying::Card(card) => {
             let address = card.address.as_deref().unwrap_or("no address");

@@ -73,14 +73,21 @@ impl Binding {
 /// What a server says of its certificate (DER) to who asked for a carrier and gets none.
 #[must_use]
 pub fn statement(identity: &Identity, certificate: &[u8]) -> String {
-    sign(identity, &of_certificate(certificate))
+    let hash = digest(&SHA256, certificate);
+    let hash = hash.as_ref();
+    let signature = sign(identity, &[CERTIFICATE, hash].concat());
+    format!("{}.{signature}", URL_SAFE_NO_PAD.encode(hash))
 }
 
-/// Whether the server with that key says this of some certificate, and whether of this one: `None` when it is not its word
-/// about this certificate.
+/// Whether what was said is the statement of the server with that key about this very certificate; `None` when it is no word of
+/// that server.
 #[must_use]
-pub fn is_statement(server: PeerId, certificate: &[u8], said: &[u8]) -> bool {
-    is_signed(server, &of_certificate(certificate), said)
+pub fn is_of_certificate(server: PeerId, certificate: &[u8], said: &[u8]) -> Option<bool> {
+    let dot = said.iter().position(|byte| *byte == b'.')?;
+    let (hash, signature) = (said.get(..dot)?, said.get(dot + 1..)?);
+    let hash = URL_SAFE_NO_PAD.decode(hash).ok()?;
+    let text = [CERTIFICATE, hash.as_slice()].concat();
+    is_signed(server, &text, signature).then(|| hash == digest(&SHA256, certificate).as_ref())
 }
 
 /// The datagram that stands first in `stream`, and what is behind it; `None` when it is not all there.
@@ -99,10 +106,6 @@ pub fn append(stream: &mut Vec<u8>, datagram: &[u8]) -> bool {
     stream.extend_from_slice(&length.to_be_bytes());
     stream.extend_from_slice(datagram);
     true
-}
-
-fn of_certificate(certificate: &[u8]) -> Vec<u8> {
-    [CERTIFICATE, digest(&SHA256, certificate).as_ref()].concat()
 }
 
 fn sign(identity: &Identity, text: &[u8]) -> String {
@@ -167,9 +170,17 @@ mod tests {
     fn a_statement_is_of_one_certificate() {
         let own = Identity::from_seed(&[1; 32]);
         let said = statement(&own, b"one");
-        assert!(is_statement(own.id(), b"one", said.as_bytes()));
-        assert!(!is_statement(own.id(), b"two", said.as_bytes()));
-        assert!(!is_statement(PeerId([9; 32]), b"one", said.as_bytes()));
+        let of = |server, certificate| is_of_certificate(server, certificate, said.as_bytes());
+        assert_eq!(of(own.id(), b"one"), Some(true));
+        assert_eq!(of(own.id(), b"two"), Some(false));
+        assert_eq!(of(PeerId([9; 32]), b"one"), None);
+        for bad in ["", ".", "a.b", &said[1..]] {
+            assert_eq!(
+                is_of_certificate(own.id(), b"one", bad.as_bytes()),
+                None,
+                "{bad}"
+            );
+        }
     }
 
     #[test]

@@ -23,6 +23,7 @@
 //! | [`link`] | one remote peer: how bytes and frames get there |
 //! | [`rendezvous`] | both halves of the conversation with the public server |
 //! | [`carrier`] | datagrams inside an HTTPS stream: framing, and who is at its ends |
+//! | [`proxy`] | what proxies are told and say, on the way to a rendezvous |
 //! | [`identity`] | keys, and how they appear in TLS |
 //! | [`invite`] | the one string that brings a member to a hub |
 //! | [`wire`] | bytes ↔ values, without memory |
@@ -39,6 +40,7 @@ pub mod invite;
 pub mod link;
 pub mod node;
 pub mod offload;
+pub mod proxy;
 pub mod rendezvous;
 pub mod switch;
 pub mod wire;

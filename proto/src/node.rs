@@ -31,6 +31,7 @@ mod nat;
 pub mod plane;
 mod settle;
 pub mod status;
+mod way;
 mod welcome;
 
 pub use config::{Command, Config, HubConfig, MEMBERS_MAX, MemberConfig, RendezvousServer, Role};
@@ -54,6 +55,7 @@ pub struct Node {
     side: Side,
     local_addresses: Vec<SocketAddr>,
     reflexive: Vec<SocketAddr>,
+    asking: way::Asking,
     rendezvous: status::RendezvousStatus,
     refused_datagrams: u64,
     /// When the registration ends, once the links have said goodbye over it.
@@ -102,6 +104,7 @@ impl Node {
             side,
             local_addresses: Vec::new(),
             reflexive: Vec::new(),
+            asking: way::Asking::default(),
             rendezvous: status::RendezvousStatus {
                 state: "connecting".to_owned(),
                 ..Default::default()
@@ -127,7 +130,7 @@ impl Node {
         now: Instant,
     ) {
         match wire::classify(payload) {
-            Some(Kind::Quic) if self.client.server() == Some(remote) => {
+            Some(Kind::Quic) if self.client.speaks_from(remote) => {
                 let known = self.client.handle_datagram(remote, payload, now);
                 self.refused_datagrams += u64::from(!known);
             }
@@ -186,6 +189,7 @@ impl Node {
         match command {
             Command::LocalAddresses(addresses) => self.set_local_addresses(addresses, now),
             Command::Ping { peer, id } => self.ping(peer, id, now),
+            Command::Way { way, ask_by_udp } => self.set_way(way, ask_by_udp, now),
             Command::Dhcp(settings) => self.set_dhcp(settings),
             Command::RestoreLeases(leases) => self.restore_leases(leases, now),
             Command::Nat { on, network } => self.set_nat(on, network, now),

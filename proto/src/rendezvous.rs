@@ -28,6 +28,7 @@ pub mod observe;
 mod pipe;
 mod quic;
 pub mod server;
+pub mod ways;
 
 pub use crate::wire::relay::Channel;
 pub use quic::{KEEP_ALIVE, MAX_IDLE};

@@ -1,15 +1,19 @@
 //! What `serve` and `connect` have in common: from what is wanted to a running loop.
 
 use std::future::pending;
+use std::io::Read;
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use anyhow::anyhow;
+use anyhow::{Context, anyhow, bail};
 use kuguri_proto::identity::{Identity, PeerId};
 use kuguri_proto::node::{Config, Event, Node, RendezvousServer, Role};
 use kuguri_proto::wire::ethernet::MacAddr;
+use kuguri_rendezvous::private;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
+use zeroize::Zeroizing;
 
 use crate::admin;
 use crate::config::address::HostPort;
@@ -20,6 +24,8 @@ use crate::output::Saying;
 use crate::route::Routes;
 use crate::tap::Card;
 use crate::udp::UdpSocket;
+use crate::ways::Ways;
+use crate::ways::via::{Route, Via};
 
 /// What both verbs may be told.
 #[derive(Debug, clap::Args)]
@@ -32,6 +38,22 @@ pub(super) struct Common {
         hide_default_value = true
     )]
     pub(super) port: u16,
+    /// The way to the rendezvous: auto, udp, https, http-proxy=URL, socks=URL or ssh=DESTINATION
+    ///
+    /// auto sends UDP, and takes HTTPS when that is not answered, straight or through the proxy that https_proxy or
+    /// all_proxy names in the environment; and UDP again when it is answered. Any other one is the only one: with https
+    /// and through proxies and ssh no UDP leaves this machine, and the hub is reached by the rendezvous. A URL is
+    /// http://USER:PASSWORD@HOST:PORT or socks5://…; user and password may be left out.
+    #[arg(
+        long,
+        value_name = "WAY",
+        default_value = "auto",
+        hide_default_value = true
+    )]
+    pub(super) via: Via,
+    /// The password for the proxy, on the first line of a private file: arguments can be seen by others
+    #[arg(long, value_name = "FILE")]
+    pub(super) proxy_password_file: Option<PathBuf>,
     /// Never a direct path: everything by the rendezvous, so that no peer learns this machine's address
     #[arg(long)]
     pub(super) relay_only: bool,
@@ -98,10 +120,21 @@ pub(super) async fn run(start: Start<'_>, mut observer: impl Observe) -> anyhow:
         None => None,
     };
     let (_listener, asked) = admin::listen(start.state, &start.name)?;
-    let found = tokio::select! {
-        found = find(&start.rendezvous, socket.has_ipv6(), &mut observer) => found?,
-        _ = stop.recv() => return Err(anyhow!(NEVER_REGISTERED)),
+    let WantedWays { via, environment } =
+        wanted_ways(&start.common, &start.rendezvous, &mut observer)?;
+    let found = if let (Via::Only(_), Some((_, key))) = (&via, start.rendezvous.first()) {
+        // Its name is asked for where the stream ends, and perhaps only there.
+        unresolved(*key)
+    } else {
+        let (ipv6, has_proxy) = (socket.has_ipv6(), environment.is_some());
+        tokio::select! {
+            found = find(&start.rendezvous, ipv6, has_proxy, &mut observer) => found?,
+            _ = stop.recv() => return Err(anyhow!(NEVER_REGISTERED)),
+        }
     };
+    let server = start.rendezvous.first().map(|(server, _)| server);
+    let only = matches!(via, Via::Only(_));
+    let ways = ways(server, &via, &found, environment, socket.port()?)?;
     let config = Config {
         identity: start.identity,
         role: start.role,
@@ -109,11 +142,12 @@ pub(super) async fn run(start: Start<'_>, mut observer: impl Observe) -> anyhow:
         host_name: host_name(),
         seed: rand::random(),
         aes_in_hardware: start.common.cipher.offers_aes(),
-        relay_only: start.common.relay_only,
+        relay_only: start.common.relay_only || only,
     };
     let parts = Parts {
         name: start.name,
         socket,
+        ways,
         plug,
         secure_nat: start.secure_nat,
         asked,
@@ -133,10 +167,101 @@ async fn plug(wish: Wish) -> anyhow::Result<Plug> {
     })
 }
 
-/// Resolves the first rendezvous that can be resolved; tried for ever, since names come back with the network.
+/// The ways that are wanted.
+struct WantedWays {
+    via: Via,
+    /// Through which proxy, if nothing was said.
+    environment: Option<Route>,
+}
+
+/// What the flags and the environment say, with the password that stands in a file.
+fn wanted_ways(
+    common: &Common,
+    rendezvous: &[(HostPort, Option<PeerId>)],
+    observer: &mut impl Observe,
+) -> anyhow::Result<WantedWays> {
+    let mut wanted = WantedWays {
+        via: common.via.clone(),
+        environment: None,
+    };
+    if let (Via::Auto, Some((server, _))) = (&wanted.via, rendezvous.first()) {
+        match Route::from_environment(server.host(), |name| std::env::var(name).ok()) {
+            Ok(route) => wanted.environment = route,
+            Err(sentence) => observer.observe(&Saying::Note(&sentence))?,
+        }
+    }
+    if let Some(path) = &common.proxy_password_file {
+        let route = match &mut wanted.via {
+            Via::Only(route) => Some(route),
+            Via::Auto => wanted.environment.as_mut(),
+            Via::Udp => None,
+        };
+        set_password(route, path)?;
+    }
+    Ok(wanted)
+}
+
+fn set_password(route: Option<&mut Route>, path: &Path) -> anyhow::Result<()> {
+    let user = route
+        .and_then(Route::proxy_mut)
+        .and_then(|proxy| proxy.credentials.as_mut());
+    let user = user.context(
+        "--proxy-password-file needs a proxy with a user, such as --via http-proxy=http://USER@HOST:PORT",
+    )?;
+    let file =
+        private::open(path)?.with_context(|| format!("there is no file {}", path.display()))?;
+    let mut text = Zeroizing::new(String::new());
+    file.take(LONGEST_PASSWORD)
+        .read_to_string(&mut text)
+        .with_context(|| format!("{} cannot be read", path.display()))?;
+    let line = text.lines().next().unwrap_or_default();
+    user.password = Zeroizing::new(line.to_owned());
+    Ok(())
+}
+
+/// The ways to the rendezvous that was found.
+fn ways(
+    server: Option<&HostPort>,
+    via: &Via,
+    found: &RendezvousServer,
+    environment: Option<Route>,
+    port: u16,
+) -> anyhow::Result<Ways> {
+    let now = Instant::now();
+    match (server, found.key, via) {
+        (Some(server), Some(key), _) => {
+            let known = !found.addresses.is_empty();
+            Ok(Ways::plan(
+                via,
+                (server, key),
+                known,
+                environment,
+                port,
+                now,
+            ))
+        }
+        // A server shows nothing but a page to who does not know its key.
+        (_, _, Via::Only(_)) => bail!(
+            "by HTTPS the rendezvous is known by its key alone: name it once with --rendezvous-key KEY, as `kuguri rendezvous` prints it"
+        ),
+        _ => Ok(Ways::udp(now)),
+    }
+}
+
+/// A rendezvous whose address nobody here has to know.
+const fn unresolved(key: Option<PeerId>) -> RendezvousServer {
+    RendezvousServer {
+        addresses: Vec::new(),
+        key,
+    }
+}
+
+/// Resolves the first rendezvous that can be resolved; tried for ever, since names come back with the network. Not where there is
+/// a proxy that can resolve them.
 async fn find(
     wanted: &[(HostPort, Option<PeerId>)],
     ipv6: bool,
+    has_proxy: bool,
     observer: &mut impl Observe,
 ) -> anyhow::Result<RendezvousServer> {
     loop {
@@ -149,6 +274,9 @@ async fn find(
                 }
                 Err(why) => reason = why,
             }
+        }
+        if has_proxy && let Some((_, Some(key))) = wanted.first() {
+            return Ok(unresolved(Some(*key)));
         }
         let fatal = false;
         observer.observe(&Saying::Node(&Event::RendezvousFailed { reason, fatal }))?;
@@ -236,6 +364,8 @@ fn aes_in_hardware() -> bool {
 const RESOLVE_WITHIN: Duration = Duration::from_secs(5);
 /// Between attempts.
 const RESOLVE_AGAIN: Duration = Duration::from_secs(2);
+/// Bytes of a password's file.
+const LONGEST_PASSWORD: u64 = 1024;
 /// Bytes, as RFC 1123 limits a label.
 const LONGEST_HOST_NAME: usize = 63;
 

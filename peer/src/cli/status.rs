@@ -83,6 +83,9 @@ fn render(report: &Report) -> String {
         node.id
     );
     let _ = writeln!(text, "  rendezvous: {}", rendezvous(&node.rendezvous));
+    if let Some(way) = report.way.as_ref().filter(|way| way.name != "udp") {
+        let _ = writeln!(text, "  way: {}", way_line(way));
+    }
     if let Some(card) = &report.card {
         let _ = writeln!(text, "  card: {}", card_line(card));
     }
@@ -111,6 +114,15 @@ fn rendezvous(status: &Rendezvous) -> String {
     }
     if let Some(problem) = &status.problem {
         let _ = write!(text, ": {}", printable(problem));
+    }
+    text
+}
+
+fn way_line(way: &Way) -> String {
+    let mut text = format!("by {}", printable(&way.name));
+    if let Some(counters) = way.counters.as_ref().filter(|it| it.dropped > 0) {
+        let all = counters.sent + counters.dropped;
+        let _ = write!(text, " ({} of {all} datagrams dropped)", counters.dropped);
     }
     text
 }
@@ -182,9 +194,24 @@ struct Report {
     name: String,
     pid: u32,
     uptime_seconds: f64,
+    way: Option<Way>,
     card: Option<Card>,
     offload: Option<Offload>,
     node: Node,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Way {
+    name: String,
+    counters: Option<WayCounters>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct WayCounters {
+    sent: u64,
+    dropped: u64,
 }
 
 #[derive(Debug, Default, Deserialize)]

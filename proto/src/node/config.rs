@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use crate::gateway::subnet::Subnet;
 use crate::gateway::{DhcpSettings, KeptLease};
 use crate::identity::{Identity, PeerId};
+use crate::rendezvous::client::Way;
 use crate::wire::control::{Credential, Network};
 use crate::wire::ethernet::MacAddr;
 
@@ -79,6 +80,13 @@ pub struct MemberConfig {
 pub enum Command {
     /// The machine's own addresses with the main socket's port (host candidates); given at the start and at every change.
     LocalAddresses(Vec<SocketAddr>),
+    /// How the rendezvous is reached from now on, by a carrier for instance, which is at a loopback address.
+    Way {
+        /// Where its datagrams go.
+        way: Way,
+        /// Whether UDP may leave this machine for the rendezvous all the same, to see whether it is answered.
+        ask_by_udp: bool,
+    },
     /// Measures the round trip to a linked peer; answered by [`super::Event::Pong`] or, after two seconds, [`super::Event::PingLost`].
     Ping {
         /// The peer.

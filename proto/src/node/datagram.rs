@@ -107,6 +107,7 @@ impl Node {
             return;
         };
         if self.observer.handle_response(remote, &message, now) {
+            self.note_udp_answer(now);
             self.settle_observer(now);
             return;
         }

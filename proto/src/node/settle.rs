@@ -45,6 +45,10 @@ impl Node {
             LinkEvent::Network(network) => self.network(network),
             LinkEvent::Refused(refusal) => self.refused(refusal),
             LinkEvent::PathChanged(direct) => {
+                if direct.is_none() {
+                    // Perhaps UDP has ended altogether.
+                    self.client.doubt(now);
+                }
                 self.events.push_back(Event::PathChanged { peer, direct })
             }
             LinkEvent::Pong {
@@ -136,17 +140,18 @@ impl Node {
                 observed,
                 stun,
             } => {
+                let for_others = self.observed_for_others(observed);
                 self.rendezvous = status::RendezvousStatus {
                     state: "registered".to_owned(),
                     address: self.client.server(),
                     key: Some(key.to_string()),
-                    observed: Some(observed),
+                    observed: for_others.first().copied(),
                     problem: None,
                 };
                 let servers: Vec<SocketAddr> =
                     self.client.server().into_iter().chain(stun).collect();
-                self.observer.set_servers(&servers, now);
-                self.set_reflexive(vec![observed], now);
+                self.set_stun(servers, now);
+                self.set_reflexive(for_others, now);
                 self.events.push_back(Event::Registered { key, observed });
                 self.connect_now(now);
                 self.show_relays(now);

@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 use rand::rngs::StdRng;
 use rand::{Rng, RngExt, SeedableRng};
 
-use super::quic::{Event, Goodbye, Id, Lost, MAX_IDLE, Quic, Received};
+use super::quic::{Event, Goodbye, Id, KEEP_ALIVE, Lost, MAX_IDLE, Quic, Received};
 use super::{ALPN, Channel, CloseReason, ToPeer, ToRendezvous};
 use crate::Transmit;
 use crate::identity::{Identity, PeerId, tls};
@@ -67,10 +67,23 @@ pub enum ClientEvent {
     Stopped,
 }
 
+/// By which way datagrams go to the rendezvous.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Way {
+    /// Straight, to its own address.
+    #[default]
+    Udp,
+    /// Not at all, until there is another way.
+    Closed,
+    /// By a carrier at this address, whatever the rendezvous's own is.
+    Carrier(SocketAddr),
+}
+
 /// A peer's registration at one rendezvous.
 pub struct Client {
     identity: Identity,
     addresses: Vec<SocketAddr>,
+    way: Way,
     key: Option<PeerId>,
     alpn: &'static [u8],
     quic: Quic<ToPeer>,
@@ -140,6 +153,7 @@ impl Client {
         Self {
             identity: Identity::from_seed(identity.seed()),
             addresses,
+            way: Way::Udp,
             key,
             alpn: ALPN,
             quic: Quic::client(quic_seed, now),
@@ -163,6 +177,9 @@ impl Client {
     /// A QUIC datagram came in. Tells whether it belongs to our connection.
     pub fn handle_datagram(&mut self, remote: SocketAddr, payload: &[u8], now: Instant) -> bool {
         self.last_now = now;
+        let Some(remote) = self.behind(remote) else {
+            return false;
+        };
         let received = self.quic.handle_datagram(remote, payload, false, now);
         if received == Received::Known {
             self.probe = None;
@@ -239,6 +256,34 @@ impl Client {
         }
     }
 
+    /// Datagrams to the rendezvous go another way from now on. For it we have moved: registration and channels go on.
+    pub fn set_way(&mut self, way: Way, now: Instant) {
+        if std::mem::replace(&mut self.way, way) != way {
+            self.network_changed(now);
+        }
+    }
+
+    /// Since when the rendezvous owes us an answer, or will do if it says nothing. `None` when we are done with it.
+    #[must_use]
+    pub fn owes_since(&self) -> Option<Instant> {
+        Some(match self.state {
+            State::Ended => return None,
+            State::Waiting { .. } => self.failing_since.unwrap_or(self.last_now),
+            State::Connecting { deadline, .. } | State::Registering { deadline, .. } => {
+                let begun = deadline.checked_sub(ATTEMPT)?;
+                if self.heard > begun {
+                    self.heard
+                } else {
+                    begun
+                }
+            }
+            State::Registered { .. } => match self.probe {
+                Some(probe) => probe.checked_sub(PROBE)?,
+                None => self.heard + KEEP_ALIVE + ANSWER,
+            },
+        })
+    }
+
     /// A peer that we relay to has fallen silent: perhaps it is us who are not heard. The same as [`Self::network_changed`], but
     /// not while the rendezvous is being asked or was asked a moment ago.
     pub fn doubt(&mut self, now: Instant) {
@@ -267,10 +312,10 @@ impl Client {
     /// The datagram that carries `inner` on a channel; `None` while there is no connection, or no such channel.
     #[must_use]
     pub fn wrap(&self, channel: Channel, inner: &[u8]) -> Option<Transmit> {
-        let server = self.registration()?;
+        let relay = self.relay()?;
         self.channels.get(&channel)?;
         let contents = relay::emit(channel, inner);
-        Some(Transmit::datagram(server.address, contents))
+        Some(Transmit::datagram(relay, contents))
     }
 
     /// From whom and on which channel a relayed datagram comes, and where in it the inner one is; `None` when it is none of
@@ -281,19 +326,32 @@ impl Client {
         remote: SocketAddr,
         datagram: &[u8],
     ) -> Option<(PeerId, Channel, Range<usize>)> {
-        let server = self.registration()?;
+        let relay = self.relay()?;
         let (channel, _) = relay::parse(datagram).ok()?;
         let peer = *self.channels.get(&channel)?;
-        (server.address == remote).then_some((peer, channel, relay::HEADER..datagram.len()))
+        (relay == remote).then_some((peer, channel, relay::HEADER..datagram.len()))
     }
 
     /// Where relayed datagrams go and come from; `None` while there is no registration.
     #[must_use]
     pub fn relay(&self) -> Option<SocketAddr> {
-        Some(self.registration()?.address)
+        self.reached_at(self.registration()?.address)
     }
 
-    /// Where the rendezvous is that we are connected to, or try to.
+    /// Whether QUIC from this address is the rendezvous's.
+    #[must_use]
+    pub fn speaks_from(&self, remote: SocketAddr) -> bool {
+        let server = self.server();
+        server.is_some() && server == self.behind(remote)
+    }
+
+    /// By which way datagrams go to it.
+    #[must_use]
+    pub const fn way(&self) -> Way {
+        self.way
+    }
+
+    /// Its own address: of the rendezvous that we are connected to, or try to.
     #[must_use]
     pub fn server(&self) -> Option<SocketAddr> {
         Some(self.current()?.address)
@@ -320,8 +378,13 @@ impl Client {
     /// The next datagram to send, if any.
     pub fn poll_transmit(&mut self, now: Instant) -> Option<Transmit> {
         self.last_now = now;
-        let (destination, contents) = self.quic.poll_transmit(now)?;
-        Some(Transmit::datagram(destination, contents))
+        loop {
+            let (server, contents) = self.quic.poll_transmit(now)?;
+            // What has no way is lost, as on any network.
+            if let Some(destination) = self.reached_at(server) {
+                return Some(Transmit::datagram(destination, contents));
+            }
+        }
     }
 
     /// The next event, if any.
@@ -351,10 +414,35 @@ impl Client {
         self.probe.map_or(idle, |probe| probe.min(idle))
     }
 
+    /// Where to send what is for the rendezvous at `server`.
+    const fn reached_at(&self, server: SocketAddr) -> Option<SocketAddr> {
+        match self.way {
+            Way::Udp => Some(server),
+            Way::Closed => None,
+            Way::Carrier(address) => Some(address),
+        }
+    }
+
+    /// Whose datagrams come from `remote`: by a carrier, the rendezvous's.
+    fn behind(&self, remote: SocketAddr) -> Option<SocketAddr> {
+        match self.way {
+            Way::Udp => Some(remote),
+            Way::Closed => None,
+            Way::Carrier(address) if address == remote => self.server(),
+            Way::Carrier(_) => None,
+        }
+    }
+
     fn connect(&mut self, now: Instant) {
         let index = self.next_address % self.addresses.len().max(1);
-        let Some(&address) = self.addresses.get(index) else {
-            return self.end("the rendezvous has no address; name it by --rendezvous".into());
+        let address = match (self.way, self.addresses.get(index)) {
+            (Way::Closed, _) => return self.retry_at(now + MIN_BACK_OFF),
+            (Way::Udp | Way::Carrier(_), Some(&address)) => address,
+            // Its name means something at the other end of the carrier alone.
+            (Way::Carrier(address), None) => address,
+            (Way::Udp, None) => {
+                return self.end("the rendezvous has no address; name it by --rendezvous".into());
+            }
         };
         self.next_address = index + 1;
         let shown = Arc::default();
@@ -656,6 +744,8 @@ const SHORT_PAUSES: Duration = Duration::from_secs(300);
 const DOUBT_PAUSE: Duration = Duration::from_secs(5);
 /// After a change of the network the rendezvous must be heard of within this.
 const PROBE: Duration = Duration::from_secs(3);
+/// An answer to a sign of life that takes longer is late.
+const ANSWER: Duration = Duration::from_millis(700);
 /// Channels of our own at once: the rendezvous allows no more to one peer.
 const MAX_OWN_CHANNELS: usize = 256;
 /// Channels at once, whatever the rendezvous says: as many as it lets others open to one peer, and our own.

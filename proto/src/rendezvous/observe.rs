@@ -28,6 +28,7 @@ pub const MAX_SERVERS: usize = 8;
 pub struct Observer {
     servers: Vec<Server>,
     next_turn: Instant,
+    hasty: bool,
     events: VecDeque<Observation>,
     rng: StdRng,
 }
@@ -58,6 +59,7 @@ impl Observer {
         Self {
             servers: Vec::new(),
             next_turn: now,
+            hasty: false,
             events: VecDeque::new(),
             rng: StdRng::from_seed(seed),
         }
@@ -76,7 +78,21 @@ impl Observer {
                 |index| old.swap_remove(index),
             ));
         }
-        self.next_turn = self.next_turn.max(now + FIRST_TURN);
+        let first = if self.hasty {
+            *HASTY_TURN.end()
+        } else {
+            FIRST_TURN
+        };
+        self.next_turn = self.next_turn.max(now + first);
+    }
+
+    /// Whether servers are asked every few seconds and not more often than once at a time: they are not expected to answer, and it
+    /// should be known soon when they do.
+    pub fn set_hasty(&mut self, hasty: bool, now: Instant) {
+        self.hasty = hasty;
+        if hasty {
+            self.next_turn = self.next_turn.min(now + *HASTY_TURN.end());
+        }
     }
 
     /// The machine's network is another one now: what was seen is forgotten, every server is asked at once.
@@ -114,7 +130,8 @@ impl Observer {
     /// The time of [`Self::poll_timeout`] has come.
     pub fn handle_timeout(&mut self, now: Instant) {
         if now >= self.next_turn {
-            self.next_turn = now + self.rng.random_range(TURN);
+            let turn = if self.hasty { HASTY_TURN } else { TURN };
+            self.next_turn = now + self.rng.random_range(turn);
             for server in &mut self.servers {
                 server.asked.clear();
                 server.next = Some(now);
@@ -130,7 +147,8 @@ impl Observer {
             .find(|server| server.next.is_some_and(|next| next <= now))?;
         let transaction = self.rng.random();
         server.asked.push(transaction);
-        server.next = server.wait().map(|wait| now + wait);
+        let wait = if self.hasty { None } else { server.wait() };
+        server.next = wait.map(|wait| now + wait);
         let request = stun::encode_request(transaction, None, None, Some(stun::REQUEST_SIZE));
         Some((SocketId::MAIN, server.address, request))
     }
@@ -199,6 +217,9 @@ const RETRANSMISSION: Duration = Duration::from_millis(100);
 const MAX_REQUESTS: u32 = 5;
 /// Between two turns: less than the 30 s after which the hastiest NATs forget a binding.
 const TURN: std::ops::RangeInclusive<Duration> = Duration::from_secs(20)..=Duration::from_secs(26);
+/// The same in haste: an answer must be noticed within a few seconds.
+const HASTY_TURN: std::ops::RangeInclusive<Duration> =
+    Duration::from_millis(2000)..=Duration::from_millis(3000);
 /// Between the first question and the first turn.
 const FIRST_TURN: Duration = Duration::from_secs(20);
 
