@@ -52,7 +52,7 @@ pub struct Options {
     /// How long each stream flows
     #[arg(long, default_value_t = 3, value_name = "S", value_parser = clap::value_parser!(u32).range(1..=600))]
     pub seconds: u32,
-    /// Only these subjects, in this order: raw, direct, chacha, hub, relay, and other programs by their names
+    /// Only these subjects, in this order: raw, direct, chacha, hub, relay, https, and other programs by their names
     #[arg(long, value_name = "NAME,…", value_delimiter = ',')]
     pub only: Vec<String>,
     /// Another program to compare with, described by a file

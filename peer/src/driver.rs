@@ -236,9 +236,12 @@ impl<O: Observe> Driver<O> {
             Wake::Asked(asked) => self.take_question(asked),
             Wake::Nat => self.take_nat(),
             Wake::Addresses => {
+                let before = self.told.clone();
                 self.tell_addresses();
                 self.addresses_changed();
-                self.parts.ways.network_changed(Instant::now());
+                if before != self.told {
+                    self.parts.ways.network_changed(Instant::now());
+                }
             }
             Wake::Way(told) => self.take_way(told),
             Wake::Stop => self.take_stop(),

@@ -42,6 +42,8 @@ pub struct Ways {
     /// The main socket's.
     port: u16,
     attempts: u64,
+    /// The way that was told.
+    taken: String,
     tell: mpsc::Sender<Told>,
     told: mpsc::Receiver<Told>,
 }
@@ -109,6 +111,7 @@ impl Ways {
             udp,
             port,
             attempts: 0,
+            taken: "udp".to_owned(),
             tell,
             told,
         }
@@ -136,7 +139,7 @@ impl Ways {
         }
         match what {
             What::Open(address) => {
-                self.choice.opened(number, address);
+                self.choice.opened(number, address, now);
                 None
             }
             What::Ended(problem) => {
@@ -168,8 +171,11 @@ impl Ways {
                 Action::Use(way) => {
                     let ask_by_udp = self.udp;
                     node.handle_command(Command::Way { way, ask_by_udp }, now);
-                    let closed = way == Way::Closed || self.plans.is_empty();
-                    news.extend((!closed).then(|| News::Taken(self.name())));
+                    let name = self.name();
+                    if way != Way::Closed && name != self.taken {
+                        self.taken.clone_from(&name);
+                        news.push(News::Taken(name));
+                    }
                 }
             }
         }
@@ -229,3 +235,6 @@ impl Ways {
 const HTTPS_PORT: u16 = 443;
 /// Words of carriers that wait.
 const WORDS: usize = 16;
+
+#[cfg(test)]
+mod tests;

@@ -5,6 +5,7 @@
 //!   direct    a (connect) ══ b (serve, with a card)          c: rendezvous
 //!   hub       a (connect) ══ c (serve, rendezvous) ══ b (connect)
 //!   relay     a (connect) ══ c (rendezvous) ══ b (serve, with a card)
+//!   https     the same, with HTTPS between either of them and c
 //! ```
 
 use std::fmt;
@@ -41,6 +42,8 @@ pub(super) enum Way {
     Hub,
     /// From peer to peer, through the rendezvous.
     Relay,
+    /// The same by HTTPS.
+    Https,
 }
 
 impl Subject {
@@ -70,6 +73,7 @@ impl fmt::Display for Way {
             Self::ChaCha => "chacha",
             Self::Hub => "hub",
             Self::Relay => "relay",
+            Self::Https => "https",
         })
     }
 }
@@ -80,7 +84,7 @@ impl fmt::Display for Way {
 /// A name that nobody has, or a description that cannot be read.
 pub(super) fn choose(options: &Options) -> anyhow::Result<Vec<Subject>> {
     let mut all = vec![Subject::Raw];
-    all.extend([Way::Direct, Way::ChaCha, Way::Hub, Way::Relay].map(Subject::Kuguri));
+    all.extend([Way::Direct, Way::ChaCha, Way::Hub, Way::Relay, Way::Https].map(Subject::Kuguri));
     let own = all.len();
     let described = super::program::described()?;
     all.extend(described.into_iter().map(Box::new).map(Subject::Other));
@@ -158,18 +162,22 @@ impl Way {
         let files = scene.files.join(self.to_string());
         let mut cast = Cast::new(&scene.wired, program, files);
         cast.start("c", &["rendezvous"], Rights::None)?;
-        cast.event("c", "listening", SOON)?;
+        let listening = cast.event("c", "listening", SOON)?;
+        let key = listening.text("key").to_owned();
         let ends = match self {
             Self::Hub => self.members(&mut cast)?,
-            Self::Direct | Self::ChaCha | Self::Relay => self.pair(&mut cast)?,
+            Self::Direct | Self::ChaCha | Self::Relay | Self::Https => {
+                self.pair(&mut cast, &key)?
+            }
         };
         Ok(Running::Kuguri(Box::new(cast), ends))
     }
 
     /// A hub with a card of its own, and one member.
-    fn pair(self, cast: &mut Cast<'_>) -> anyhow::Result<Ends> {
+    fn pair(self, cast: &mut Cast<'_>, key: &str) -> anyhow::Result<Ends> {
         let rendezvous = C.to_string();
         let mut serve = vec!["serve", "bench", "--card", "--rendezvous", &rendezvous];
+        serve.extend(["--rendezvous-key", key]);
         serve.extend(self.options());
         cast.start("b", &serve, Rights::Root)?;
         let invite = invite(cast, "b")?;
@@ -211,12 +219,13 @@ impl Way {
             Self::Direct | Self::Hub => &[],
             Self::ChaCha => &["--cipher", "chacha20-poly1305"],
             Self::Relay => &["--relay-only"],
+            Self::Https => &["--via", "https"],
         }
     }
 
     /// Waits until the link goes the way that is to be measured.
     fn settle(self, cast: &mut Cast<'_>, who: &'static str) -> anyhow::Result<()> {
-        if self == Self::Relay {
+        if matches!(self, Self::Relay | Self::Https) {
             return Ok(());
         }
         let is_direct =

@@ -56,7 +56,7 @@ fn running() -> Running {
     let socket = UdpSocket::bind(0).expect("a port");
     let port = socket.port().expect("bound");
     let parts = Parts {
-        ways: crate::ways::Ways::udp(Instant::now()),
+        ways: Ways::udp(Instant::now()),
         name: "hub-office".into(),
         socket,
         plug: None,

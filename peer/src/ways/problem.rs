@@ -6,13 +6,13 @@ use kuguri_proto::rendezvous::ways::Failure;
 
 /// Why there is no carrier.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Problem {
+pub(super) struct Problem {
     /// One sentence that says what is wrong and what to do.
-    pub sentence: String,
+    pub(super) sentence: String,
     /// How it is tried again.
-    pub failure: Failure,
+    pub(super) failure: Failure,
     /// How much it tells: of several, the one that tells most is said.
-    pub weight: u8,
+    pub(super) weight: u8,
 }
 
 impl Problem {

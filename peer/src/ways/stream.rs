@@ -87,7 +87,8 @@ async fn through_http(proxy: &Proxy, host: &str, port: u16) -> Result<Stream, Pr
     // Over another connection: many proxies end the one that they refused.
     drop(stream);
     let (stream, head, begun) = ask_http(proxy, host, port, Some(&answer)).await?;
-    if head.status == PROXY_AUTHENTICATION_REQUIRED {
+    // Some say 401 to who has shown a password, as a web server would.
+    if [UNAUTHORIZED, PROXY_AUTHENTICATION_REQUIRED].contains(&head.status) {
         return Err(Problem::lasting(wrong_password(proxy)));
     }
     opened(proxy, &head, stream, begun, &authority(host, port))
@@ -377,7 +378,8 @@ impl AsyncWrite for Stream {
     }
 }
 
-/// RFC 9110, section 15.5.8.
+/// RFC 9110, sections 15.5.2 and 15.5.8.
+const UNAUTHORIZED: u16 = 401;
 const PROXY_AUTHENTICATION_REQUIRED: u16 = 407;
 /// Bytes of what ssh says.
 const MOST_SAID: usize = 8192;

@@ -128,7 +128,7 @@ fn session(stream: &TlsStream<Stream>) -> (Option<Binding>, Vec<u8>) {
     (exported.ok().map(Binding), certificate)
 }
 
-fn tls() -> ClientConfig {
+pub(super) fn tls() -> ClientConfig {
     let mut config = ClientConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
         .expect("the back end has TLS 1.2 and 1.3")
