@@ -28,6 +28,7 @@ pub mod outside;
 pub mod qr;
 pub mod route;
 pub mod simulate;
+pub mod stdout;
 pub mod tap;
 pub mod udp;
 mod watch;

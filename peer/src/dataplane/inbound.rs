@@ -140,7 +140,12 @@ impl Router {
                 Some(sealed) => at = self.open_row(arena, &sealed, filled.end, stride),
                 None => {
                     let bytes = arena[datagram.clone()].to_vec();
-                    self.shared.hand_up(Up::Datagram { remote, bytes });
+                    let trusted = self.map.get().relay == Some(remote);
+                    self.shared.hand_up(Up::Datagram {
+                        remote,
+                        trusted,
+                        bytes,
+                    });
                     at = datagram.end;
                 }
             }

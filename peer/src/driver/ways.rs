@@ -27,7 +27,6 @@ impl<O: Observe> Driver<O> {
         match news {
             News::Taken(way) => self.say(&Saying::Way(&way)),
             News::Problem(reason) => {
-                self.first_answer_by = None;
                 let fatal = false;
                 self.say(&Saying::Node(&Event::RendezvousFailed { reason, fatal }));
             }
