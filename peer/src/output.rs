@@ -309,6 +309,10 @@ fn text(saying: &Saying<'_>) -> Option<String> {
 
 fn node_text(event: &Event) -> Option<String> {
     Some(match event {
+        // By a carrier it sees that, and not us.
+        Event::Registered { observed, .. } if observed.ip().is_loopback() => {
+            "registered at the rendezvous".to_owned()
+        }
         Event::Registered { observed, .. } => {
             format!("registered at the rendezvous, which sees us as {observed}")
         }

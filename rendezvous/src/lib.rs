@@ -176,22 +176,22 @@ fn start_https(
             "the certificate for HTTPS {problem}: browsers will refuse it; peers do not need it to be valid"
         );
     }
-    let by_default = [443, port].map(|port| Wanted {
-        address: options.listen,
-        port,
-    });
-    let wanted = if options.https.is_empty() {
-        by_default.as_slice()
-    } else {
-        &options.https
-    };
-    let (listeners, problems) = listen::bind(wanted);
+    let mut wanted = options.https.clone();
+    if wanted.is_empty() {
+        let address = options.listen;
+        wanted.extend([443, port].map(|port| Wanted { address, port }));
+        wanted.dedup();
+    }
+    let (listeners, problems) = listen::bind(&wanted);
     for problem in problems {
         warn!("{problem}");
     }
     let mut ports = Vec::new();
     for listener in &listeners {
         ports.push(listener.local_addr()?.port());
+    }
+    if listeners.is_empty() {
+        return Ok((None, ports));
     }
     // The socket listens at all addresses, or at that one.
     let own = options.listen.filter(|it| !it.is_unspecified());

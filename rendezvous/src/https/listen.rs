@@ -124,7 +124,7 @@ pub(super) fn room_for_files(wanted: usize) -> usize {
 /// Connections that wait to be accepted.
 const BACKLOG: i32 = 256;
 /// Bytes that are written and not sent yet.
-const UNSENT: u32 = 128 * 1024;
+const UNSENT: u32 = 64 * 1024;
 /// What was sent and nobody acknowledged for so long ends the connection (RFC 5482).
 const UNACKNOWLEDGED: Duration = Duration::from_secs(20);
 /// Files for everything else: connections that are no carriers, first of all.
