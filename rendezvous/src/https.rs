@@ -28,6 +28,7 @@ use kuguri_proto::identity::Identity;
 use kuguri_proto::identity::tls::provider;
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{ProtocolVersion, ServerConfig};
+use tokio::io::BufReader;
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::runtime::Runtime;
 use tokio::time::timeout;
@@ -43,6 +44,9 @@ mod seats;
 
 use pump::{Carrier, Counters};
 use seats::{Masks, Seat, Seats};
+
+/// TLS alone reads four kilobytes at a time.
+type Tcp = BufReader<TcpStream>;
 
 /// Listeners that run until this is dropped.
 #[derive(Debug)]
@@ -131,6 +135,7 @@ impl Server {
     /// One connection, from its first byte until it has shown that it is a peer's, or is over.
     async fn visit(self: Arc<Self>, stream: TcpStream, source: IpAddr, seat: Seat) {
         listen::tune(&stream);
+        let stream = BufReader::with_capacity(listen::READ, stream);
         let shaken = timeout(HANDSHAKE, self.acceptor.accept(stream)).await;
         let Ok(Ok(stream)) = shaken else {
             return;
@@ -193,7 +198,7 @@ impl Server {
         let Ok(upgraded) = hyper::upgrade::on(request).await else {
             return;
         };
-        let Ok(parts) = upgraded.downcast::<TokioIo<TlsStream<TcpStream>>>() else {
+        let Ok(parts) = upgraded.downcast::<TokioIo<TlsStream<Tcp>>>() else {
             return;
         };
         let counters = Arc::new(Counters::default());
@@ -211,11 +216,11 @@ impl Server {
 
     async fn begin(
         &self,
-        stream: TlsStream<TcpStream>,
+        stream: TlsStream<Tcp>,
         mask: Ipv4Addr,
         begun: &[u8],
         counters: &Arc<Counters>,
-    ) -> io::Result<Carrier<TlsStream<TcpStream>>> {
+    ) -> io::Result<Carrier<TlsStream<Tcp>>> {
         let from: IpAddr = if self.to.is_ipv4() {
             mask.into()
         } else {
@@ -257,7 +262,7 @@ fn switching(proof: &str) -> Response<Full<Bytes>> {
 }
 
 /// What only the ends of this session know; of TLS 1.3 alone, whose exporter covers the whole handshake.
-fn binding(stream: &TlsStream<TcpStream>) -> Option<Binding> {
+fn binding(stream: &TlsStream<Tcp>) -> Option<Binding> {
     let (_, session) = stream.get_ref();
     if session.protocol_version() != Some(ProtocolVersion::TLSv1_3) {
         return None;

@@ -10,8 +10,8 @@ use std::time::Duration;
 use kuguri_proto::proxy::http::{self, NoAnswer};
 use kuguri_proto::proxy::socks::{Refused, Socks, Step};
 use kuguri_proto::proxy::{Credentials, authority};
-use kuguri_rendezvous::https::listen::tune;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, Join, ReadBuf};
+use kuguri_rendezvous::https::listen::{READ, tune};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader, Join, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 
@@ -36,7 +36,7 @@ pub(super) struct Said {
 
 #[derive(Debug)]
 enum Pipe {
-    Tcp(TcpStream),
+    Tcp(BufReader<TcpStream>),
     /// The child ends with the stream.
     Ssh(
         Join<ChildStdout, ChildStdin>,
@@ -310,7 +310,7 @@ impl Stream {
     fn tcp(stream: TcpStream, begun: Vec<u8>) -> Self {
         tune(&stream);
         Self {
-            pipe: Pipe::Tcp(stream),
+            pipe: Pipe::Tcp(BufReader::with_capacity(READ, stream)),
             begun,
             said: None,
         }

@@ -121,6 +121,8 @@ pub(super) fn room_for_files(wanted: usize) -> usize {
     room.clamp(FEW, wanted.max(FEW))
 }
 
+/// Bytes read at once from a carrier's connection.
+pub const READ: usize = 32 * 1024;
 /// Connections that wait to be accepted.
 const BACKLOG: i32 = 256;
 /// Bytes that are written and not sent yet.
