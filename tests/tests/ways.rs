@@ -22,10 +22,10 @@ use serde_json::Value;
 
 const HUB: &str = "accounting-hub";
 const NETWORK: &str = "192.168.30.1/24";
-/// Nothing but loopback passes that is not allowed here.
-const NO_UDP: &str = "oifname != \"lo\" meta l4proto udp drop";
+/// What may not pass to the machine's network.
+const NO_UDP: &str = "oifname \"eth0\" meta l4proto udp drop";
 const ONLY_443: &str =
-    "oifname != \"lo\" tcp dport != 443 drop; oifname != \"lo\" meta l4proto != tcp drop";
+    "oifname \"eth0\" tcp dport != 443 drop; oifname \"eth0\" meta l4proto != tcp drop";
 
 fn scene(world: &World) -> Scene {
     let program = Program::new(env!("CARGO_BIN_EXE_kuguri-under-test"));
@@ -234,7 +234,7 @@ impl<'l> Guarded<'l> {
             scene,
             OFFICE,
             &format!(
-                "oifname != \"lo\" ip daddr != {desk} drop; oifname != \"lo\" meta nfproto ipv6 drop"
+                "oifname \"eth0\" ip daddr != {desk} drop; oifname \"eth0\" meta nfproto ipv6 drop"
             ),
         );
         Self {
@@ -303,7 +303,7 @@ fn squid_lets_through_who_answers_its_digest() {
         let log = scene.state("squid.log");
         let configuration = format!(
             "http_port 3128\npid_filename none\ncache_log {}\naccess_log none\ncache deny all\nshutdown_lifetime 0 seconds\n\
-             pinger_enable off\n\
+             pinger_enable off\nvisible_hostname desk\nunique_hostname desk\ndns_nameservers 127.0.0.1\n\
              auth_param digest program /usr/lib/squid/digest_file_auth {}\nauth_param digest realm kuguri\n\
              auth_param digest children 1\nacl known proxy_auth REQUIRED\nacl secure port 443\n\
              http_access deny CONNECT !secure\nhttp_access allow known\nhttp_access deny all\n",

@@ -200,3 +200,82 @@ pub fn problem_with_dates(key: &CertifiedKey, now: UnixTime) -> Option<&'static 
 
 /// More than any chain and key; whatever is larger is none.
 const MAX_SIZE: u64 = 256 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{self, Permissions};
+    use std::os::unix::fs::PermissionsExt;
+    use std::time::Duration;
+
+    use super::*;
+
+    fn private(path: &Path, text: &str) {
+        fs::write(path, text).expect("written");
+        fs::set_permissions(path, Permissions::from_mode(0o600)).expect("ours");
+    }
+
+    #[test]
+    fn made_once_private_and_the_same_ever_after() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("test.pem");
+        let first = load_or_create(&path).expect("made");
+        let second = load_or_create(&path).expect("kept");
+        assert_eq!(first.cert, second.cert);
+        let mode = fs::metadata(&path).expect("there").permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        assert_eq!(problem_with_dates(&first, UnixTime::now()), None);
+        // As from files, since it is written as others are.
+        let again = from_files(&path, &path).expect("read");
+        assert_eq!(again.cert, first.cert);
+    }
+
+    #[test]
+    fn what_is_damaged_is_named_and_kept() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let (path, other) = (
+            directory.path().join("test.pem"),
+            directory.path().join("other.pem"),
+        );
+        load_or_create(&path).expect("made");
+        load_or_create(&other).expect("made");
+        let apart = from_files(&path, &other).err().expect("apart").to_string();
+        assert!(apart.contains("does not belong"), "{apart}");
+        let good = fs::read_to_string(&path).expect("there");
+        let (certificate, key) = good.split_once("-----BEGIN PRIVATE").expect("both");
+        for (text, named) in [
+            ("", "there is no certificate in it"),
+            (certificate, "no key in PEM"),
+            (
+                &format!("-----BEGIN PRIVATE{key}"),
+                "there is no certificate in it",
+            ),
+            (&good.replace("MII", "MIA"), "damaged"),
+        ] {
+            private(&path, text);
+            let error = load_or_create(&path).err().expect(text).to_string();
+            assert!(
+                error.contains(named) && error.contains("test.pem"),
+                "{error}"
+            );
+            assert_eq!(fs::read_to_string(&path).expect("there"), text);
+        }
+        fs::set_permissions(&path, Permissions::from_mode(0o644)).expect("ours");
+        assert!(matches!(load_or_create(&path), Err(FileError::Refused(_))));
+    }
+
+    #[test]
+    fn a_certificate_that_has_expired_is_noticed() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let certified = load_or_create(&directory.path().join("test.pem")).expect("made");
+        let year =
+            |year: u64| UnixTime::since_unix_epoch(Duration::from_secs((year - 1970) * 31_557_600));
+        assert_eq!(
+            problem_with_dates(&certified, year(4100)),
+            Some("has expired")
+        );
+        assert_eq!(
+            problem_with_dates(&certified, year(1972)),
+            Some("is not valid yet")
+        );
+    }
+}

@@ -390,3 +390,90 @@ const SOCKET_BUFFER: usize = 4 << 20;
 const TURNS: usize = 16;
 /// A stream on which nothing came for so long is over: whoever is registered says something every five seconds.
 pub const SILENCE: Duration = Duration::from_secs(30);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A row of datagrams of `size` bytes of this value.
+    fn row(value: u8, size: usize, count: usize) -> Vec<u8> {
+        vec![value; size * count]
+    }
+
+    /// The first bytes of the datagrams that are written next.
+    fn written(queue: &mut Queue, now: Instant) -> (Vec<u8>, u64) {
+        let (datagrams, dropped) = queue.next(now);
+        let (mut rest, mut values) = (queue.rest(), Vec::new());
+        while let Some((datagram, behind)) = carrier::first(rest) {
+            values.push(datagram[0]);
+            rest = behind;
+        }
+        assert_eq!(values.len() as u64, datagrams);
+        queue.written = queue.current.len();
+        (values, dropped)
+    }
+
+    #[test]
+    fn what_waited_too_long_is_dropped_the_oldest_first_and_nothing_that_is_half_written() {
+        let (mut queue, start) = (Queue::default(), Instant::now());
+        assert_eq!(queue.push(&row(1, 100, 2), 100, start), 0);
+        assert_eq!(queue.next(start), (2, 0));
+        queue.written = 10;
+        let later = start + WAIT;
+        assert_eq!(queue.push(&row(2, 100, 3), 100, start), 0);
+        assert_eq!(queue.push(&row(3, 100, 1), 100, later), 0);
+        assert!(!queue.is_written(), "the first is half told and stays");
+        queue.written = queue.current.len();
+        assert_eq!(
+            written(&mut queue, later + Duration::from_millis(1)),
+            (vec![3], 3)
+        );
+        assert_eq!(written(&mut queue, later), (vec![], 0));
+        assert_eq!(
+            (queue.bytes, queue.current.capacity()),
+            (0, 0),
+            "an idle carrier keeps nothing"
+        );
+    }
+
+    #[test]
+    fn no_more_waits_than_fits() {
+        let (mut queue, now) = (Queue::default(), Instant::now());
+        let mut dropped = 0;
+        for _ in 0..100 {
+            dropped += queue.push(&row(1, 1000, 64), 1000, now);
+            assert!(queue.bytes <= QUEUE);
+        }
+        let mut left = 0;
+        loop {
+            let (count, _) = queue.next(now);
+            if count == 0 {
+                break;
+            }
+            assert!(queue.current.len() <= 2 * WRITE);
+            left += count;
+        }
+        assert_eq!(left + dropped, 6400);
+        assert!(left > 900, "{left}");
+    }
+
+    #[test]
+    fn rows_are_of_one_size_with_a_smaller_one_at_the_end() {
+        let mut row = Row::default();
+        assert!(row.takes(&[0; 100], 4));
+        row.push(&[0; 100]);
+        assert!(!row.takes(&[0; 101], 4) && !row.takes(&[], 4));
+        row.push(&[0; 100]);
+        row.push(&[0; 7]);
+        assert!(
+            !row.takes(&[0; 7], 4),
+            "nothing stands behind a smaller one"
+        );
+        row.clear();
+        for _ in 0..4 {
+            assert!(row.takes(&[0; 9], 4));
+            row.push(&[0; 9]);
+        }
+        assert!(!row.takes(&[0; 9], 4), "as many as the kernel cuts");
+    }
+}
