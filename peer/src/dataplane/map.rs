@@ -11,6 +11,8 @@ use kuguri_proto::node::plane::{Forwarding, Plane};
 use kuguri_proto::switch::PortNumber;
 use kuguri_proto::wire::relay;
 
+use crate::outside::Door;
+
 /// Links and where frames go.
 #[derive(Debug, Default)]
 pub(super) struct Map {
@@ -18,6 +20,8 @@ pub(super) struct Map {
     by_number: HashMap<PortNumber, Arc<Port>>,
     pub(super) forwarding: Forwarding,
     pub(super) relay: Option<SocketAddr>,
+    /// The way to the NAT's thread, while it runs.
+    pub(super) door: Option<Door>,
 }
 
 /// A link, and how to send on it.
@@ -39,7 +43,7 @@ pub(super) struct Way {
 }
 
 impl Map {
-    pub(super) fn new(plane: Plane) -> Self {
+    pub(super) fn new(plane: Plane, door: Option<Door>) -> Self {
         let relay = plane.relay;
         let ports = plane.links.into_iter().map(|(link, number)| {
             let way = way(&link, relay);
@@ -54,6 +58,7 @@ impl Map {
             forwarding: plane.forwarding,
             relay,
             links,
+            door,
         }
     }
 
