@@ -195,7 +195,7 @@ fn start_https(
     }
     // The socket listens at all addresses, or at that one.
     let own = options.listen.filter(|it| !it.is_unspecified());
-    let to = SocketAddr::new(own.unwrap_or(Ipv4Addr::LOCALHOST.into()), port);
+    let to = SocketAddr::new(own.unwrap_or_else(|| Ipv4Addr::LOCALHOST.into()), port);
     let https = Https::start(listeners, identity, certificate, to)
         .context("the system refuses a thread for HTTPS; --no-https does without")?;
     Ok((Some(https), ports))

@@ -44,13 +44,18 @@ impl Problem {
 
     /// A connection to `place` that did not come about, or ended.
     pub(super) fn of_stream(place: &str, error: &io::Error) -> Self {
-        let what = match error.kind() {
-            io::ErrorKind::ConnectionRefused => "refuses the connection".to_owned(),
-            io::ErrorKind::TimedOut => "does not answer".to_owned(),
-            io::ErrorKind::UnexpectedEof
-            | io::ErrorKind::ConnectionReset
-            | io::ErrorKind::BrokenPipe => "ends the connection".to_owned(),
-            _ => format!("cannot be reached ({error})"),
+        use io::ErrorKind::{
+            BrokenPipe, ConnectionRefused, ConnectionReset, TimedOut, UnexpectedEof,
+        };
+        let kind = error.kind();
+        let what = if kind == ConnectionRefused {
+            "refuses the connection".to_owned()
+        } else if kind == TimedOut {
+            "does not answer".to_owned()
+        } else if [UnexpectedEof, ConnectionReset, BrokenPipe].contains(&kind) {
+            "ends the connection".to_owned()
+        } else {
+            format!("cannot be reached ({error})")
         };
         Self::passing(format!("{place} {what}"))
     }

@@ -173,10 +173,12 @@ async fn through_socks(proxy: &Proxy, host: &str, port: u16) -> Result<Stream, P
         Refused::NoMethod | Refused::TooLong => {
             Problem::lasting(format!("the proxy {proxy}: {why}"))
         }
-        _ => Problem::telling(format!(
-            "the proxy {proxy} does not let through to {}: {why}",
-            authority(host, port)
-        )),
+        Refused::NotSocks | Refused::NotAllowed | Refused::Unreachable(_) | _ => {
+            Problem::telling(format!(
+                "the proxy {proxy} does not let through to {}: {why}",
+                authority(host, port)
+            ))
+        }
     };
     let (mut socks, greeting) = Socks::new(host, port, credentials).map_err(refused)?;
     let mut stream = reach(proxy).await?;
@@ -217,11 +219,14 @@ fn through_ssh(to: &str, host: &str, port: u16) -> Result<Stream, Problem> {
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .kill_on_drop(true);
-    let mut child = command.spawn().map_err(|error| match error.kind() {
-        io::ErrorKind::NotFound => {
-            Problem::lasting("there is no ssh on this machine; install OpenSSH's client, or use another way with --via")
+    let mut child = command.spawn().map_err(|error| {
+        if error.kind() == io::ErrorKind::NotFound {
+            Problem::lasting(
+                "there is no ssh on this machine; install OpenSSH's client, or use another way with --via",
+            )
+        } else {
+            Problem::passing(format!("ssh cannot be started ({error})"))
         }
-        _ => Problem::passing(format!("ssh cannot be started ({error})")),
     })?;
     let (Some(stdin), Some(stdout), Some(mut stderr)) =
         (child.stdin.take(), child.stdout.take(), child.stderr.take())

@@ -159,7 +159,7 @@ fn host_port(text: &str, default: u16) -> Result<(String, u16), String> {
     let wrong = || "a proxy is HOST:PORT, such as proxy.example:3128".to_owned();
     let bracketed = text.strip_prefix('[').and_then(|rest| rest.split_once(']'));
     let (host, rest) = match (bracketed, text.split_once(':')) {
-        (Some((host, rest)), _) if rest.is_empty() => (host, None),
+        (Some((host, "")), _) => (host, None),
         (Some((host, rest)), _) => (host, Some(rest.strip_prefix(':').ok_or_else(wrong)?)),
         (None, Some((_, port))) if port.contains(':') => (text, None),
         (None, Some((host, port))) => (host, Some(port)),

@@ -238,7 +238,7 @@ mod tests {
         );
         load_or_create(&path).expect("made");
         load_or_create(&other).expect("made");
-        let apart = from_files(&path, &other).err().expect("apart").to_string();
+        let apart = from_files(&path, &other).expect_err("apart").to_string();
         assert!(apart.contains("does not belong"), "{apart}");
         let good = fs::read_to_string(&path).expect("there");
         let (certificate, key) = good.split_once("-----BEGIN PRIVATE").expect("both");
@@ -252,7 +252,7 @@ mod tests {
             (&good.replace("MII", "MIA"), "damaged"),
         ] {
             private(&path, text);
-            let error = load_or_create(&path).err().expect(text).to_string();
+            let error = load_or_create(&path).expect_err(text).to_string();
             assert!(
                 error.contains(named) && error.contains("test.pem"),
                 "{error}"

@@ -84,15 +84,14 @@ fn is_about_the_port(error: &io::Error) -> bool {
 
 fn sentence(Wanted { address, port }: Wanted, error: &io::Error) -> String {
     let at = address.map_or_else(String::new, |address| format!(" at {address}"));
-    match error.kind() {
-        ErrorKind::PermissionDenied => format!(
-            "no HTTPS on TCP port {port}{at}: ports below 1024 need a right (CAP_NET_BIND_SERVICE, or root); the others go on"
-        ),
-        ErrorKind::AddrInUse => {
-            format!("no HTTPS on TCP port {port}{at}: another program has it; the others go on")
-        }
-        _ => format!("no HTTPS on TCP port {port}{at} ({error}); the others go on"),
-    }
+    let why = if error.kind() == ErrorKind::PermissionDenied {
+        ": ports below 1024 need a right (CAP_NET_BIND_SERVICE, or root)".to_owned()
+    } else if error.kind() == ErrorKind::AddrInUse {
+        ": another program has it".to_owned()
+    } else {
+        format!(" ({error})")
+    };
+    format!("no HTTPS on TCP port {port}{at}{why}; the others go on")
 }
 
 /// What a carrier's connection needs on either side: small things at once, little that waits in the kernel where nobody can
