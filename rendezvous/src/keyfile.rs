@@ -127,6 +127,8 @@ fn create(path: &Path, what: &str) -> io::Result<()> {
     rand::rng().fill_bytes(&mut seed);
     let text = text_of(&Identity::from_seed(&seed), what);
     let draft = path.with_extension(format!("draft-{}", std::process::id()));
+    // Left by a process that was killed and had our number.
+    let _ = std::fs::remove_file(&draft);
     let written = write_whole(&draft, &text).and_then(|()| put_in_place(&draft, path));
     let removed = std::fs::remove_file(&draft);
     written?;

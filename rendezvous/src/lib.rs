@@ -18,6 +18,7 @@ use kuguri_proto::rendezvous::server::{Config, Limits, Server};
 use kuguri_proto::wire::stun::Policy;
 use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
+use tracing::error;
 
 mod driver;
 pub mod keyfile;
@@ -79,7 +80,15 @@ pub fn run(options: Options) -> anyhow::Result<()> {
     let result = runtime.block_on(serve(&options, &said));
     said.settle();
     log.settle();
-    result
+    result.and_then(|()| unwritten(&said).map_or(Ok(()), |sentence| Err(anyhow!(sentence))))
+}
+
+/// What nobody could read.
+fn unwritten(said: &Lines) -> Option<String> {
+    let error = said.failure()?;
+    Some(format!(
+        "stdout cannot be written ({error}); make room there, or send it elsewhere"
+    ))
 }
 
 async fn serve(options: &Options, said: &Lines) -> anyhow::Result<()> {
@@ -123,6 +132,10 @@ async fn serve(options: &Options, said: &Lines) -> anyhow::Result<()> {
     };
     let server = Server::new(&identity, config, rand::random(), Instant::now());
     said.say(started.text(options.json)?);
+    said.settle();
+    if let Some(sentence) = unwritten(said) {
+        error!("{sentence}");
+    }
     let stop = async move {
         tokio::select! {
             _ = interrupt.recv() => {}

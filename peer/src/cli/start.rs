@@ -1,5 +1,6 @@
 //! What `serve` and `connect` have in common: from what is wanted to a running loop.
 
+use std::convert::Infallible;
 use std::future::pending;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -8,10 +9,11 @@ use anyhow::anyhow;
 use kuguri_proto::identity::{Identity, PeerId};
 use kuguri_proto::node::{Config, Event, Node, RendezvousServer, Role};
 use kuguri_proto::wire::ethernet::MacAddr;
+use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
-use crate::admin;
+use crate::admin::{self, Asked};
 use crate::config::address::HostPort;
 use crate::config::state::State;
 use crate::driver::secure_nat::Wanted;
@@ -97,10 +99,11 @@ pub(super) async fn run(start: Start<'_>, mut observer: impl Observe) -> anyhow:
         Some(wish) => Some(plug(wish).await?),
         None => None,
     };
-    let (_listener, asked) = admin::listen(start.state, &start.name)?;
+    let (_listener, mut asked) = admin::listen(start.state, &start.name)?;
     let found = tokio::select! {
         found = find(&start.rendezvous, socket.has_ipv6(), &mut observer) => found?,
         _ = stop.recv() => return Err(anyhow!(NEVER_REGISTERED)),
+        never = answer_meanwhile(&mut asked) => match never {},
     };
     let config = Config {
         identity: start.identity,
@@ -121,6 +124,15 @@ pub(super) async fn run(start: Start<'_>, mut observer: impl Observe) -> anyhow:
     };
     let node = Node::new(config, Instant::now());
     Driver::new(node, parts, observer)?.run().await
+}
+
+/// There is nothing to tell yet; who asks hears why.
+async fn answer_meanwhile(asked: &mut mpsc::Receiver<Asked>) -> Infallible {
+    while let Some(Asked { answer, .. }) = asked.recv().await {
+        // Who asked may have gone.
+        let _ = answer.send(json!({ "error": "the name of its rendezvous is not resolved yet; is the network up?" }));
+    }
+    pending().await
 }
 
 async fn plug(wish: Wish) -> anyhow::Result<Plug> {

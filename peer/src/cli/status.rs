@@ -53,7 +53,12 @@ async fn ask_all(state: &State) -> anyhow::Result<(Vec<Value>, Vec<String>)> {
     let (mut answers, mut problems) = (Vec::new(), Vec::new());
     for process in admin::processes(state)? {
         match process.ask(&Request::Status).await {
-            Ok(answer) => answers.push(answer),
+            Ok(answer) => match answer["error"].as_str() {
+                Some(problem) => {
+                    problems.push(format!("{}: {}", process.name(), printable(problem)));
+                }
+                None => answers.push(answer),
+            },
             Err(AdminError::Absent(_)) => {}
             Err(problem) => problems.push(problem.to_string()),
         }

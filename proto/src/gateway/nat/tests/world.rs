@@ -352,13 +352,7 @@ impl World {
             self.nat.work(&mut self.host, now);
             let frames: Vec<_> = std::iter::from_fn(|| self.nat.poll_frame()).collect();
             for piece in frames.iter().flat_map(cut) {
-                Self::carry(
-                    &mut self.down,
-                    piece,
-                    self.weather,
-                    self.us,
-                    &mut self.rng,
-                );
+                Self::carry(&mut self.down, piece, self.weather, self.us, &mut self.rng);
             }
             if frames.is_empty() {
                 break;
