@@ -25,6 +25,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::admin::{Asked, Request};
 use crate::config::hub::Token;
 use crate::local;
+use crate::punch_sockets::PunchSockets;
 use crate::output::{CardState, Saying, path, refusal_text};
 use crate::route::{Routes, Settings};
 use crate::tap::{Card, LARGEST_FRAME};
@@ -93,6 +94,7 @@ pub struct Driver<O> {
     first_answer_by: Option<Instant>,
     end: End,
     more: bool,
+    punch: PunchSockets,
     buffers: Buffers,
     frame: Vec<u8>,
 }
@@ -111,6 +113,7 @@ enum End {
 /// What a turn begins with.
 enum Wake {
     Socket,
+    Punch(SocketId),
     Card,
     Timer,
     Asked(Asked),
@@ -136,6 +139,7 @@ impl<O: Observe> Driver<O> {
             first_answer_by: Some(now + FIRST_ANSWER),
             end: End::Running,
             more: false,
+            punch: PunchSockets::default(),
             buffers: Buffers::new(),
             frame: vec![0; LARGEST_FRAME],
         }
@@ -174,6 +178,7 @@ impl<O: Observe> Driver<O> {
         let card = plug.as_ref().map(|plug| &plug.card);
         tokio::select! {
             _ = socket.ready() => Wake::Socket,
+            id = self.punch.ready() => Wake::Punch(id),
             () = readable(card) => Wake::Card,
             () = at(timer) => Wake::Timer,
             Some(()) = stop.recv() => Wake::Stop,
@@ -197,6 +202,7 @@ impl<O: Observe> Driver<O> {
     fn take_in(&mut self, wake: Wake) {
         match wake {
             Wake::Socket => self.take_datagrams(),
+            Wake::Punch(id) => self.take_punched(id),
             Wake::Card => self.take_frames(),
             Wake::Timer => {}
             Wake::Asked(asked) => self.take_question(asked),
@@ -211,6 +217,20 @@ impl<O: Observe> Driver<O> {
             node.handle_datagram(SocketId::MAIN, remote, payload, now);
         };
         self.parts.socket.receive(&mut self.buffers, each);
+    }
+
+    fn take_punched(&mut self, id: SocketId) {
+        let (node, now) = (&mut self.node, Instant::now());
+        let each = |remote, payload: &mut [u8]| node.handle_datagram(id, remote, payload, now);
+        self.punch.receive(id, &mut self.buffers, each);
+    }
+
+    fn drain_socket_requests(&mut self) {
+        while let Some(request) = self.node.poll_socket() {
+            if let Some(command) = self.punch.apply(request) {
+                self.node.handle_command(command, Instant::now());
+            }
+        }
     }
 
     fn take_frames(&mut self) {
@@ -330,6 +350,7 @@ impl<O: Observe> Driver<O> {
     }
 
     async fn drain(&mut self) {
+        self.drain_socket_requests();
         self.drain_transmits();
         while let Some(frame) = self.node.poll_frame() {
             if let Some(plug) = &mut self.parts.plug {
@@ -350,8 +371,9 @@ impl<O: Observe> Driver<O> {
             let Some(transmit) = self.node.poll_transmit(Instant::now()) else {
                 return;
             };
-            // A port search's sockets are not there yet; sent by the main socket it would be another search.
-            if transmit.socket == SocketId::MAIN && !self.parts.socket.send(transmit) {
+            if transmit.socket != SocketId::MAIN {
+                self.punch.send(transmit);
+            } else if !self.parts.socket.send(transmit) {
                 return;
             }
         }

@@ -19,6 +19,7 @@ pub mod driver;
 pub mod known;
 pub mod local;
 pub mod output;
+pub mod punch_sockets;
 pub mod qr;
 pub mod route;
 pub mod tap;

@@ -11,6 +11,7 @@
 use std::io::{self, IoSlice, IoSliceMut};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::os::fd::AsRawFd;
+use std::task::{Context, Poll};
 
 use kuguri_proto::Transmit;
 use nix::sys::socket::{ControlMessage, MsgFlags, SockaddrIn, SockaddrIn6, sendmsg, setsockopt};
@@ -127,6 +128,17 @@ impl UdpSocket {
             None => Interest::READABLE,
         };
         self.io.ready(interest).await.map(|_| ())
+    }
+
+    /// The same for one of many: whether it is ready now; if not, the task is woken when it is.
+    pub fn poll_ready(&self, context: &mut Context<'_>) -> Poll<()> {
+        let readable = self.io.poll_recv_ready(context).is_ready();
+        let writable = self.waiting.is_some() && self.io.poll_send_ready(context).is_ready();
+        if readable || writable {
+            Poll::Ready(())
+        } else {
+            Poll::Pending
+        }
     }
 
     /// Takes one batch, if there is one, and gives every datagram in it to `each`. Says whether there may be more.

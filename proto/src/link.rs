@@ -26,7 +26,9 @@ use crate::node::status::{Counters, LinkStatus};
 use crate::rendezvous::Channel;
 use crate::wire::clear::Indices;
 use crate::wire::codec::Framer;
-use crate::wire::control::{Bye, Candidate, Candidates, Control, Join, Refusal, Welcome};
+use crate::wire::control::{
+    Bye, Candidate, Candidates, Control, Join, NatClass, Refusal, Welcome,
+};
 use crate::wire::stun::Transaction;
 
 pub mod arq;
@@ -66,6 +68,7 @@ pub struct Link {
     last_received: Instant,
     started: Instant,
     candidates: Vec<Candidate>,
+    class: NatClass,
     early: Option<Candidates>,
     events: VecDeque<LinkEvent>,
     frames: VecDeque<Vec<u8>>,
@@ -117,6 +120,7 @@ impl Link {
             last_received: now,
             started: now,
             candidates: Vec::new(),
+            class: NatClass::default(),
             early: None,
             events: VecDeque::new(),
             frames: VecDeque::new(),
@@ -295,6 +299,31 @@ impl Link {
         }
     }
 
+    /// The NAT before us is of this class.
+    pub fn set_class(&mut self, class: NatClass, now: Instant) {
+        self.class = class;
+        if let Some(secure) = &mut self.secure {
+            secure.paths.set_class(class, now);
+            self.pump(now);
+        }
+    }
+
+    /// The search may run that [`LinkEvent::WantSearch`] asked for.
+    pub fn grant_search(&mut self, grant: path::Grant, now: Instant) {
+        if let Some(secure) = &mut self.secure {
+            secure.paths.grant(grant, now);
+        }
+        self.pump(now);
+    }
+
+    /// It may not run now.
+    pub fn refuse_search(&mut self, now: Instant) {
+        if let Some(secure) = &mut self.secure {
+            secure.paths.refuse_search(now);
+        }
+        self.pump(now);
+    }
+
     /// The machine's addresses or routes changed.
     pub fn network_changed(&mut self, now: Instant) {
         if let Some(secure) = &mut self.secure {
@@ -427,6 +456,16 @@ impl Link {
             mtu: direct.as_ref().map_or(secure::RELAY_MTU, |path| path.mtu),
             cipher: self.cipher.to_owned(),
             epoch: self.secure.as_ref().map_or(0, Secure::epoch),
+            search: self
+                .secure
+                .as_ref()
+                .map(|secure| secure.paths.search_counters())
+                .unwrap_or_default(),
+            remote_nat: self
+                .secure
+                .as_ref()
+                .map(|secure| secure.paths.remote_class())
+                .unwrap_or_default(),
             counters,
             ..LinkStatus::default()
         }

@@ -16,7 +16,7 @@ use crate::link::{Link, Outgoing, Setup, Via};
 use crate::rendezvous::Channel;
 use crate::rendezvous::client::Client;
 use crate::rendezvous::observe::Observer;
-use crate::wire::control::Bye;
+use crate::wire::control::{Bye, NatClass};
 use crate::wire::{self, Kind};
 use crate::{SocketId, Transmit};
 
@@ -27,16 +27,19 @@ mod event;
 mod hub;
 mod links;
 mod member;
+mod reach;
 mod settle;
 pub mod status;
 
 pub use config::{Command, Config, HubConfig, MemberConfig, RendezvousServer, Role};
 pub use event::Event;
+pub use reach::ReachConfig;
 pub use status::Status;
 
 use hub::Hub;
 use links::Links;
 use member::Member;
+use reach::Reach;
 
 /// One peer.
 pub struct Node {
@@ -46,6 +49,8 @@ pub struct Node {
     rng: StdRng,
     client: Client,
     observer: Observer,
+    reach: Reach,
+    class: NatClass,
     links: Links,
     side: Side,
     local_addresses: Vec<SocketAddr>,
@@ -84,6 +89,8 @@ impl Node {
         Self {
             client: Client::new(&config.identity, addresses, key, rng.random(), now),
             observer: Observer::new(rng.random(), now),
+            reach: Reach::new(config.reach, rng.random(), now),
+            class: NatClass::default(),
             identity: config.identity,
             host_name: config.host_name,
             aes_in_hardware: config.aes_in_hardware,
@@ -143,6 +150,7 @@ impl Node {
     pub fn handle_timeout(&mut self, now: Instant) {
         self.client.handle_timeout(now);
         self.observer.handle_timeout(now);
+        self.handle_reach_timeout(now);
         for index in self.links.due(now) {
             if let Some(link) = self.links.get_mut(index) {
                 link.handle_timeout(now);
@@ -168,6 +176,8 @@ impl Node {
     pub fn handle_command(&mut self, command: Command, now: Instant) {
         match command {
             Command::LocalAddresses(addresses) => self.set_local_addresses(addresses, now),
+            Command::SocketOpened { id, port } => self.handle_socket(id, Some(port), now),
+            Command::SocketRefused { id } => self.handle_socket(id, None, now),
             Command::Ping { peer, id } => self.ping(peer, id, now),
             Command::AddToken(token) => {
                 if let Side::Hub(hub) = &mut self.side {
@@ -190,6 +200,9 @@ impl Node {
                 socket,
                 ..Transmit::datagram(destination, contents)
             });
+        }
+        if let Some(transmit) = self.poll_survey(now) {
+            return Some(transmit);
         }
         while let Some(index) = self.links.first_ready() {
             match self
@@ -232,6 +245,7 @@ impl Node {
         [
             self.client.poll_timeout(),
             self.observer.poll_timeout(),
+            self.reach.poll_timeout(),
             self.links.next_deadline(),
             side,
             self.parting,
@@ -265,6 +279,7 @@ impl Node {
             })
             .filter(|name| !name.is_empty()),
             rendezvous: self.rendezvous.clone(),
+            nat: self.nat_status(),
             links: links.collect(),
             macs: match &self.side {
                 Side::Hub(hub) => hub.table(now),
@@ -298,6 +313,7 @@ impl Node {
 
     fn add_link(&mut self, index: u32, mut link: Link, now: Instant) {
         link.set_candidates(&self.candidates(), now);
+        link.set_class(self.class, now);
         self.links.insert(index, link);
     }
 

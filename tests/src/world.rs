@@ -7,6 +7,7 @@
 //!   home ───[NAT]─ access ──┘
 //! ```
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
@@ -15,12 +16,13 @@ use kuguri_proto::gateway::subnet::Subnet;
 use kuguri_proto::identity::{Identity, PeerId};
 use kuguri_proto::node::status::LinkStatus;
 use kuguri_proto::node::{
-    Command, Config, Event, HubConfig, MemberConfig, Node, RendezvousServer, Role,
+    Command, Config, Event, HubConfig, MemberConfig, Node, ReachConfig, RendezvousServer, Role,
 };
 use kuguri_proto::rendezvous::server;
 use kuguri_proto::wire::control::Credential;
 use kuguri_proto::wire::ethernet::MacAddr;
-use kuguri_proto::{SocketId, Transmit};
+use kuguri_proto::wire::stun;
+use kuguri_proto::{SocketId, SocketRequest, Transmit};
 use kuguri_sim::link::LinkConfig;
 use kuguri_sim::nat::NatConfig;
 use kuguri_sim::network::{Access, HostId, Logging, Network, RouterConfig, RouterId};
@@ -31,6 +33,8 @@ use crate::frames;
 
 /// Where the rendezvous is.
 pub const VPS: IpAddr = IpAddr::V4(Ipv4Addr::new(203, 0, 113, 10));
+/// Its other address, which answers STUN alone (RFC 5780).
+pub const VPS_OTHER: IpAddr = IpAddr::V4(Ipv4Addr::new(203, 0, 113, 11));
 /// Its port; the alternate one is the next.
 pub const PORT: u16 = 7777;
 /// The port that every peer binds.
@@ -97,6 +101,10 @@ pub struct Peer {
     /// Datagrams sent.
     pub sent: u64,
     address: SocketAddr,
+    /// The port of each socket beside the main one.
+    pub sockets: BTreeMap<SocketId, u16>,
+    /// The most sockets at any time, the main one not counted.
+    pub most_sockets: usize,
 }
 
 /// The server with its sockets.
@@ -104,6 +112,8 @@ pub struct Rendezvous {
     /// The server.
     pub server: server::Server,
     forwarded: Vec<Transmit>,
+    /// Answers that leave by another address than the server's own, or by the wanted one.
+    answers: Vec<(SocketAddr, Transmit)>,
 }
 
 impl World {
@@ -124,7 +134,12 @@ impl World {
         network.set_logging(scene.logging);
         let vps = network.add_host();
         network
-            .attach(vps, Network::INTERNET, &[VPS], Access::default())
+            .attach(
+                vps,
+                Network::INTERNET,
+                &[VPS, VPS_OTHER],
+                Access::default(),
+            )
             .expect("a free address");
         let mut world = Self {
             simulation: Simulation::new(network, start),
@@ -236,6 +251,10 @@ impl World {
             host_name: format!("machine-{number}"),
             seed: self.fresh_seed(10 + number),
             aes_in_hardware: true,
+            reach: ReachConfig {
+                stun: vec![SocketAddr::new(VPS_OTHER, PORT + 1)],
+                ..ReachConfig::default()
+            },
         }
     }
 
@@ -492,6 +511,8 @@ impl Peer {
             frames: Vec::new(),
             sent: 0,
             address,
+            sockets: BTreeMap::new(),
+            most_sockets: 0,
         };
         peer.drain(now);
         peer
@@ -511,6 +532,9 @@ impl Peer {
     }
 
     fn drain(&mut self, now: Instant) {
+        while let Some(request) = self.node.poll_socket() {
+            self.handle_request(request, now);
+        }
         self.events
             .extend(std::iter::from_fn(|| self.node.poll_event()).map(|event| (now, event)));
         self.frames
@@ -518,7 +542,82 @@ impl Peer {
     }
 }
 
+impl Peer {
+    /// What the system does with sockets: ports of its own choice, each once.
+    fn handle_request(&mut self, request: SocketRequest, now: Instant) {
+        match request {
+            SocketRequest::Open(id) => {
+                let port = 32_768 + id.0.wrapping_mul(7919) % 28_000;
+                let taken = port == self.address.port() || self.sockets.values().any(|&it| it == port);
+                let command = if taken {
+                    Command::SocketRefused { id }
+                } else {
+                    self.sockets.insert(id, port);
+                    self.most_sockets = self.most_sockets.max(self.sockets.len());
+                    Command::SocketOpened { id, port }
+                };
+                self.node.handle_command(command, now);
+            }
+            SocketRequest::Close(id) => {
+                self.sockets.remove(&id);
+            }
+        }
+    }
+
+    fn socket_at(&self, port: u16) -> Option<SocketId> {
+        if port == self.address.port() {
+            return Some(SocketId::MAIN);
+        }
+        let mut sockets = self.sockets.iter();
+        sockets
+            .find(|(_, bound)| **bound == port)
+            .map(|(id, _)| *id)
+    }
+
+    fn source(&self, socket: SocketId) -> Option<SocketAddr> {
+        let port = if socket == SocketId::MAIN {
+            self.address.port()
+        } else {
+            *self.sockets.get(&socket)?
+        };
+        Some(SocketAddr::new(self.address.ip(), port))
+    }
+}
+
 impl Rendezvous {
+    /// STUN at the other address, and with a wish for another source: what a server with two addresses does (RFC 5780).
+    fn handle_discovery(&mut self, to: SocketAddr, remote: SocketAddr, payload: &[u8]) -> bool {
+        let Ok(message) = stun::parse(payload) else {
+            return false;
+        };
+        if to.ip() == VPS && message.change == stun::Change::default() {
+            return false;
+        }
+        let other = |ip: IpAddr| if ip == VPS { VPS_OTHER } else { VPS };
+        let from = SocketAddr::new(
+            if message.change.address {
+                other(to.ip())
+            } else {
+                to.ip()
+            },
+            if message.change.port {
+                2 * PORT + 1 - to.port()
+            } else {
+                to.port()
+            },
+        );
+        let plain = stun::encode_probe(message.transaction, stun::Change::default());
+        let addresses = stun::ServerAddresses {
+            origin: from,
+            other: Some(SocketAddr::new(other(to.ip()), 2 * PORT + 1 - to.port())),
+        };
+        if let Some(contents) = stun::answer(&plain, remote, &addresses) {
+            self.answers
+                .push((from, Transmit::datagram(remote, contents)));
+        }
+        true
+    }
+
     fn new(identity: &Identity, seed: [u8; 32], now: Instant) -> Self {
         let config = server::Config {
             addresses: vec![VPS],
@@ -529,6 +628,7 @@ impl Rendezvous {
         Self {
             server: server::Server::new(identity, config, seed, now),
             forwarded: Vec::new(),
+            answers: Vec::new(),
         }
     }
 
@@ -561,11 +661,17 @@ impl Host for Machine {
         let remote = SocketAddr::new(packet.source, source_port);
         match self {
             Self::Peer(peer) => {
-                peer.node
-                    .handle_datagram(SocketId::MAIN, remote, &mut payload, now);
+                let Some(socket) = peer.socket_at(destination_port) else {
+                    return;
+                };
+                peer.node.handle_datagram(socket, remote, &mut payload, now);
                 peer.drain(now);
             }
             Self::Rendezvous(rendezvous) => {
+                let to = SocketAddr::new(packet.destination, destination_port);
+                if rendezvous.handle_discovery(to, remote, &payload) {
+                    return;
+                }
                 rendezvous.handle_datagram(destination_port, remote, &mut payload, now)
             }
         }
@@ -574,10 +680,20 @@ impl Host for Machine {
     fn poll_packet(&mut self, now: Instant) -> Option<Packet> {
         let (source, transmit) = match self {
             Self::Peer(peer) => {
-                let transmit = peer.node.poll_transmit(now)?;
-                peer.sent += 1;
                 peer.drain(now);
-                (peer.address, transmit)
+                let (source, transmit) = loop {
+                    let transmit = peer.node.poll_transmit(now)?;
+                    peer.drain(now);
+                    // A socket that was closed meanwhile sends nothing.
+                    if let Some(source) = peer.source(transmit.socket) {
+                        break (source, transmit);
+                    }
+                };
+                peer.sent += 1;
+                (source, transmit)
+            }
+            Self::Rendezvous(rendezvous) if !rendezvous.answers.is_empty() => {
+                rendezvous.answers.pop()?
             }
             Self::Rendezvous(rendezvous) => {
                 let transmit = rendezvous

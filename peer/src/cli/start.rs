@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use kuguri_proto::identity::{Identity, PeerId};
-use kuguri_proto::node::{Config, Event, Node, RendezvousServer, Role};
+use kuguri_proto::node::{Config, Event, Node, ReachConfig, RendezvousServer, Role};
 use kuguri_proto::wire::ethernet::MacAddr;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
@@ -61,6 +61,7 @@ pub(super) async fn run(start: Start<'_>, mut observer: impl Observe) -> anyhow:
         host_name: host_name(),
         seed: rand::random(),
         aes_in_hardware: aes_in_hardware(),
+        reach: ReachConfig::default(),
     };
     let parts = Parts {
         name: start.name,

@@ -2,7 +2,7 @@
 
 use kuguri_proto::gateway::subnet::Subnet;
 use kuguri_proto::identity::Identity;
-use kuguri_proto::node::{Config, HubConfig, RendezvousServer, Role};
+use kuguri_proto::node::{Config, HubConfig, ReachConfig, RendezvousServer, Role};
 
 use super::*;
 use crate::admin;
@@ -31,6 +31,7 @@ fn node(rendezvous: SocketAddr) -> Node {
         host_name: "here".into(),
         seed: [9; 32],
         aes_in_hardware: true,
+        reach: ReachConfig::default(),
     };
     Node::new(config, Instant::now())
 }

@@ -19,6 +19,7 @@ impl Node {
         }
         self.client.network_changed(now);
         self.observer.network_changed(now);
+        self.reach_network_changed(now);
         for index in self.links.indices() {
             if let Some(link) = self.links.get_mut(index) {
                 link.network_changed(now);

@@ -2,6 +2,8 @@
 
 use std::net::SocketAddr;
 
+use super::ReachConfig;
+use crate::SocketId;
 use crate::gateway::subnet::Subnet;
 use crate::identity::{Identity, PeerId};
 use crate::wire::control::Credential;
@@ -22,6 +24,8 @@ pub struct Config {
     pub seed: [u8; 32],
     /// Whether this machine seals AES-256-GCM in hardware (the driver looks at the CPU).
     pub aes_in_hardware: bool,
+    /// How hard to try to get through NATs.
+    pub reach: ReachConfig,
 }
 
 /// A rendezvous and the key that it must show.
@@ -75,6 +79,18 @@ pub enum Command {
         peer: PeerId,
         /// Chosen by the caller, given back.
         id: u64,
+    },
+    /// A socket that [`super::Node::poll_socket`] asked for is bound to this port.
+    SocketOpened {
+        /// The socket.
+        id: SocketId,
+        /// Its port.
+        port: u16,
+    },
+    /// It could not be had.
+    SocketRefused {
+        /// The socket.
+        id: SocketId,
     },
     /// Admit members with this token from now on.
     AddToken([u8; 16]),

@@ -1,6 +1,5 @@
 //! What came of an input: events and frames of links, events of the rendezvous client and the observer.
 
-use std::net::SocketAddr;
 use std::time::Instant;
 
 use super::{Event, Node, Side, status};
@@ -46,6 +45,9 @@ impl Node {
             LinkEvent::PathChanged(direct) => {
                 self.events.push_back(Event::PathChanged { peer, direct })
             }
+            LinkEvent::WantSearch { sockets } => self.want_search(index, sockets, now),
+            LinkEvent::SearchEnded { entries } => self.search_ended(index, entries, now),
+            LinkEvent::Unneeded(sockets) => self.close_sockets(&sockets),
             LinkEvent::Pong {
                 id,
                 round_trip,
@@ -98,6 +100,7 @@ impl Node {
         if let Some(channel) = link.relay().filter(|&channel| !self.links.uses(channel)) {
             self.client.close(channel, now);
         }
+        self.forget_reach_of(index, now);
         if let Side::Hub(hub) = &mut self.side {
             hub.remove(index);
         }
@@ -124,9 +127,7 @@ impl Node {
                     observed: Some(observed),
                     problem: None,
                 };
-                let servers: Vec<SocketAddr> =
-                    self.client.server().into_iter().chain(stun).collect();
-                self.observer.set_servers(&servers, now);
+                self.set_stun_servers(&stun, now);
                 self.set_reflexive(vec![observed], now);
                 self.events.push_back(Event::Registered { key, observed });
                 self.connect_now(now);
@@ -193,6 +194,7 @@ impl Node {
         }
         seen.truncate(REFLEXIVE_MAX);
         self.set_reflexive(seen, now);
+        self.spread_class(now);
     }
 }
 

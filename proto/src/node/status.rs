@@ -4,6 +4,9 @@ use std::net::SocketAddr;
 
 use serde::Serialize;
 
+use crate::traversal::SearchCounters;
+use crate::wire::control::NatClass;
+
 /// A node at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Status {
@@ -15,6 +18,8 @@ pub struct Status {
     pub hub: Option<String>,
     /// The registration.
     pub rendezvous: RendezvousStatus,
+    /// The NAT before us.
+    pub nat: NatStatus,
     /// Every link, by peer.
     pub links: Vec<LinkStatus>,
     /// The switch's counters and table (empty on a member that hosts no hub).
@@ -38,6 +43,22 @@ pub struct RendezvousStatus {
     pub problem: Option<String>,
 }
 
+/// The NAT before us, as far as it is known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct NatStatus {
+    /// Mapping, filtering, allocation.
+    #[serde(flatten)]
+    pub class: NatClass,
+    /// Whether two hosts behind it reach each other by their outside addresses.
+    pub hairpin: Option<bool>,
+    /// Whether ports are searched for where plain punching does not succeed.
+    pub search_enabled: bool,
+    /// Sockets open beside the main one.
+    pub sockets: usize,
+    /// Links that wait to search.
+    pub waiting_searches: usize,
+}
+
 /// One link.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct LinkStatus {
@@ -59,6 +80,10 @@ pub struct LinkStatus {
     pub cipher: String,
     /// The key epoch.
     pub epoch: u8,
+    /// The NAT before the other side, as it says.
+    pub remote_nat: NatClass,
+    /// What searches for a port have used.
+    pub search: SearchCounters,
     /// What went through and what was dropped.
     pub counters: Counters,
 }

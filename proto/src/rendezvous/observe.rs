@@ -18,6 +18,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 use crate::SocketId;
+use crate::wire::control::Dependence;
 use crate::wire::stun::{self, Class, Message, Transaction};
 
 /// No more servers than this are asked.
@@ -159,20 +160,33 @@ impl Observer {
         addresses
     }
 
-    /// Whether the NAT's mapping looks endpoint-independent: the same at two places or more. `None` with fewer answers.
+    /// On what the NAT's mapping depends (RFC 5780, section 4.3), as far as the servers that answered can tell: without a
+    /// second address among them, a mapping by address looks like an independent one.
     #[must_use]
-    pub fn looks_endpoint_independent(&self) -> Option<bool> {
-        let mut verdict = None;
+    pub fn mapping(&self) -> Dependence {
+        let (mut by_port, mut by_address) = (None, None);
         for (index, one) in self.servers.iter().enumerate() {
             for other in &self.servers[index + 1..] {
-                if let (Some(a), Some(b)) = (one.mapped, other.mapped)
-                    && one.address.is_ipv4() == other.address.is_ipv4()
-                {
-                    verdict = Some(verdict.unwrap_or(true) && a == b);
+                let (Some(a), Some(b)) = (one.mapped, other.mapped) else {
+                    continue;
+                };
+                if !one.address.is_ipv4() || !other.address.is_ipv4() {
+                    continue;
                 }
+                let seen = if one.address.ip() == other.address.ip() {
+                    &mut by_port
+                } else {
+                    &mut by_address
+                };
+                *seen = Some(seen.unwrap_or(false) || a != b);
             }
         }
-        verdict
+        match (by_port, by_address) {
+            (Some(true), _) | (None, Some(true)) => Dependence::AddressAndPort,
+            (Some(false), Some(true)) => Dependence::Address,
+            (Some(false), _) | (None, Some(false)) => Dependence::Independent,
+            (None, None) => Dependence::Unknown,
+        }
     }
 }
 
@@ -253,7 +267,7 @@ mod tests {
         assert_eq!(observer.poll_event(), Some(Observation { server, mapped }));
         assert!(observer.poll_event().is_some() && observer.poll_event().is_none());
         assert_eq!(observer.reflexive(), [mapped]);
-        assert_eq!(observer.looks_endpoint_independent(), Some(true));
+        assert_eq!(observer.mapping(), Dependence::Independent);
 
         let turn = observer.poll_timeout().expect("a turn");
         assert!((20..=26).contains(&(turn - start).as_secs()));
@@ -268,7 +282,7 @@ mod tests {
             turn,
         );
         assert!(observer.poll_event().is_some());
-        assert_eq!(observer.looks_endpoint_independent(), Some(false));
+        assert_eq!(observer.mapping(), Dependence::AddressAndPort);
     }
 
     #[test]

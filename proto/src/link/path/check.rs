@@ -108,6 +108,12 @@ impl Checklist {
         true
     }
 
+    /// A check outside the list was answered after `rtt`: it is a path now.
+    pub(super) fn found(&mut self, id: PairId, kind: CandidateKind, rtt: Duration, now: Instant) {
+        let pair = self.pairs.entry(id).or_insert_with(|| Pair::new(kind));
+        pair.succeed(id.1, rtt, now);
+    }
+
     /// The pair whose request is to be sent now, if any; it counts as sent with that transaction.
     pub(super) fn poll(
         &mut self,

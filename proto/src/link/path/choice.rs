@@ -35,6 +35,7 @@ impl Paths {
         if self.exchange.poll(now) {
             self.events.push_back(PathEvent::WantExchange);
         }
+        self.tend_search(now);
     }
 
     /// Chooses the cheapest path, if it is worth a move.
@@ -229,6 +230,8 @@ impl Paths {
         self.active = Some(Active { id, liveness });
         self.last_move = Some(now);
         self.exchange.found(self.is_content(), now);
+        self.search.found(now);
+        self.openers.clear();
         let (socket, remote) = id;
         self.events.push_back(PathEvent::Direct {
             socket,

@@ -312,6 +312,7 @@ fn one_end(now: Instant) -> (Paths, Transmit) {
         &Candidates {
             round: 1,
             candidates,
+            nat: NatClass::default(),
         },
         now,
         now,
@@ -447,7 +448,16 @@ fn a_peer_cannot_aim_us_at_strangers_for_long() {
             address: address(round + n),
         };
         let candidates = (0..100).map(candidate).collect();
-        paths.handle_candidates(&Candidates { round, candidates }, now, now);
+        let nat = NatClass::default();
+        paths.handle_candidates(
+            &Candidates {
+                round,
+                candidates,
+                nat,
+            },
+            now,
+            now,
+        );
         for _ in 0..10 {
             now += Duration::from_millis(10);
             while paths.poll_transmit(now).is_some() {
