@@ -26,9 +26,7 @@ use crate::node::status::{Counters, LinkStatus};
 use crate::rendezvous::Channel;
 use crate::wire::clear::Indices;
 use crate::wire::codec::Framer;
-use crate::wire::control::{
-    Bye, Candidate, Candidates, Control, Join, NatClass, Refusal, Welcome,
-};
+use crate::wire::control::{Bye, Candidate, Candidates, Control, Join, NatClass, Refusal, Welcome};
 use crate::wire::stun::Transaction;
 
 pub mod arq;

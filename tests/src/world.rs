@@ -134,12 +134,7 @@ impl World {
         network.set_logging(scene.logging);
         let vps = network.add_host();
         network
-            .attach(
-                vps,
-                Network::INTERNET,
-                &[VPS, VPS_OTHER],
-                Access::default(),
-            )
+            .attach(vps, Network::INTERNET, &[VPS, VPS_OTHER], Access::default())
             .expect("a free address");
         let mut world = Self {
             simulation: Simulation::new(network, start),
@@ -548,7 +543,8 @@ impl Peer {
         match request {
             SocketRequest::Open(id) => {
                 let port = 32_768 + id.0.wrapping_mul(7919) % 28_000;
-                let taken = port == self.address.port() || self.sockets.values().any(|&it| it == port);
+                let taken =
+                    port == self.address.port() || self.sockets.values().any(|&it| it == port);
                 let command = if taken {
                     Command::SocketRefused { id }
                 } else {
@@ -590,7 +586,7 @@ impl Rendezvous {
         let Ok(message) = stun::parse(payload) else {
             return false;
         };
-        if to.ip() == VPS && message.change == stun::Change::default() {
+        if message.class != stun::Class::Request {
             return false;
         }
         let other = |ip: IpAddr| if ip == VPS { VPS_OTHER } else { VPS };

@@ -34,10 +34,10 @@ mod candidate;
 mod check;
 mod choice;
 mod exchange;
+mod hunt;
 mod inbound;
 mod liveness;
 mod mtu;
-mod hunt;
 mod probe;
 mod search;
 #[cfg(test)]

@@ -301,9 +301,7 @@ impl Node {
             return;
         };
         let budget = self.reach.config.budget;
-        let left = budget
-            .entries
-            .saturating_sub(self.reach.entries.held(now));
+        let left = budget.entries.saturating_sub(self.reach.entries.held(now));
         if !budget.enabled || sockets > budget.sockets || left < u32::from(sockets) + FEWEST {
             if let Some(link) = self.links.get_mut(index) {
                 link.refuse_search(now);
@@ -323,9 +321,7 @@ impl Node {
         let grant = Grant {
             server: self.client.server(),
             address: self.outside_address(),
-            entries: budget
-                .entries
-                .saturating_sub(self.reach.entries.held(now)),
+            entries: budget.entries.saturating_sub(self.reach.entries.held(now)),
             sockets,
             budget,
         };

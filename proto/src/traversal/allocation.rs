@@ -53,7 +53,9 @@ fn common_step(ports: &[u16]) -> Option<u16> {
     if !upwards && !downwards {
         return None;
     }
-    let step = steps.iter().fold(0, |common, &step| gcd(common, step.abs()));
+    let step = steps
+        .iter()
+        .fold(0, |common, &step| gcd(common, step.abs()));
     let step = u16::try_from(step).ok()?;
     Some(if upwards { step } else { step.wrapping_neg() })
 }
@@ -87,7 +89,10 @@ mod tests {
 
     #[test]
     fn the_known_kinds_are_told_apart() {
-        assert_eq!(of(&[50_123, 50_388, 50_017, 50_904]), Allocation::Preserving);
+        assert_eq!(
+            of(&[50_123, 50_388, 50_017, 50_904]),
+            Allocation::Preserving
+        );
         assert_eq!(
             of(&[50_123, 50_388, 9, 50_904]),
             Allocation::Preserving,

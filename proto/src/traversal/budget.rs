@@ -106,7 +106,10 @@ impl Entries {
     /// How many there may be now.
     #[must_use]
     pub fn held(&self, now: Instant) -> u32 {
-        let held = self.made.iter().filter(|(at, _)| now < *at + Budget::MEMORY);
+        let held = self
+            .made
+            .iter()
+            .filter(|(at, _)| now < *at + Budget::MEMORY);
         held.map(|(_, count)| count).sum()
     }
 

@@ -8,7 +8,8 @@
 //! ```
 //!
 //! The mapping axis is the [`Observer`](crate::rendezvous::observe::Observer)'s, which asks by the main socket. An answer that
-//! does not come says something only where the control says that it could have come; otherwise the axis stays unknown.
+//! does not come says something only where the control, or the server's OTHER-ADDRESS, says that it could have come; otherwise the
+//! axis stays unknown. (Behind a mapping by address and port no control is possible: what it opens is another mapping.)
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -67,6 +68,8 @@ struct Asking {
     questions: Vec<Question>,
     hairpin: Option<Transaction>,
     hairpin_seen: bool,
+    /// The server says that it has a second address: then it answers from there, too (RFC 5780, section 7.4).
+    able: bool,
     ends: Instant,
 }
 
@@ -175,14 +178,27 @@ impl Survey {
         let by_port = other_port.map(|_| main);
         let by_address = other_address.map(|_| main);
         ask(Purpose::ControlPort, CONTROL, by_port, port, FIRST_WAIT);
-        ask(Purpose::ControlAddress, CONTROL, by_address, both, FIRST_WAIT);
+        ask(
+            Purpose::ControlAddress,
+            CONTROL,
+            by_address,
+            both,
+            FIRST_WAIT,
+        );
         ask(Purpose::FilterPort, STRANGER, by_port, port, FIRST_WAIT);
-        ask(Purpose::FilterAddress, STRANGER, by_address, both, FIRST_WAIT);
+        ask(
+            Purpose::FilterAddress,
+            STRANGER,
+            by_address,
+            both,
+            FIRST_WAIT,
+        );
         self.stage = Stage::Asking(Box::new(Asking {
             sockets,
             questions,
             hairpin: None,
             hairpin_seen: false,
+            able: false,
             ends: now + PATIENCE,
         }));
     }
@@ -208,6 +224,8 @@ impl Survey {
             return false;
         };
         question.next = None;
+        let second = message.other_address.map(|other| other.ip());
+        asking.able |= second.is_some_and(|other| other != question.to.ip());
         if let Some(mapped) = message.mapped.filter(|mapped| mapped.port() != 0) {
             question.answer.get_or_insert(mapped);
         }
@@ -342,7 +360,7 @@ impl Asking {
             Dependence::Independent
         } else if by_port {
             Dependence::Address
-        } else if self.answers(Purpose::ControlPort) {
+        } else if self.able || self.answers(Purpose::ControlPort) {
             Dependence::AddressAndPort
         } else {
             Dependence::Unknown
@@ -397,7 +415,9 @@ mod tests {
         survey.set_servers(servers, now);
         let count = survey.wants_sockets(now).expect("due");
         assert_eq!(survey.wants_sockets(now), None, "once");
-        let sockets: Vec<_> = (1..=count).map(|id| (SocketId(id), 50_000 - 7 * id)).collect();
+        let sockets: Vec<_> = (1..=count)
+            .map(|id| (SocketId(id), 50_000 - 7 * id))
+            .collect();
         survey.handle_sockets(sockets, now);
         let mut opened: BTreeSet<(SocketId, SocketAddr)> = BTreeSet::new();
         let mut sent = 0;
@@ -463,12 +483,16 @@ mod tests {
                 hairpin: filtering == Dependence::Address,
                 loss_of: BTreeSet::new(),
             };
-            let report = run(&nat, |index| 50_000 - 7 * (u16::try_from(index).expect("few") + 1));
+            let report = run(&nat, |index| {
+                50_000 - 7 * (u16::try_from(index).expect("few") + 1)
+            });
             assert_eq!(report.filtering, filtering);
             assert_eq!(report.hairpin, Some(nat.hairpin));
             assert_eq!(report.allocation, Allocation::Preserving);
             nat.able = false;
-            let report = run(&nat, |index| 30_000 + 2 * u16::try_from(index).expect("few"));
+            let report = run(&nat, |index| {
+                30_000 + 2 * u16::try_from(index).expect("few")
+            });
             assert_eq!(report.filtering, Dependence::Unknown);
             assert_eq!(report.allocation, Allocation::Sequential { step: 2 });
         }
@@ -482,7 +506,9 @@ mod tests {
             hairpin: false,
             loss_of: (1..=9).collect(),
         };
-        let report = run(&nat, |index| [61_007, 20_499, 9112, 40_655, 5000, 6000, 7000][index]);
+        let report = run(&nat, |index| {
+            [61_007, 20_499, 9112, 40_655, 5000, 6000, 7000][index]
+        });
         assert_eq!(report.allocation, Allocation::Random);
         assert_eq!(report.filtering, Dependence::AddressAndPort);
     }

@@ -302,7 +302,10 @@ mod tests {
             ("search-opened-within", search::tests::opened_within()),
             ("search-waiting", search::tests::waiting()),
             ("search-ladder", search::tests::ladder()),
-            ("search-ended", Control::Search(Search::Ended { attempt: 7 })),
+            (
+                "search-ended",
+                Control::Search(Search::Ended { attempt: 7 }),
+            ),
             ("rekey-offer", rekey(1, false, "offer-public")),
             ("rekey-answer", rekey(255, true, "answer-public")),
             ("bye-shutting-down", Control::Bye(Bye::ShuttingDown)),

@@ -154,9 +154,18 @@ impl Paths {
     }
 
     /// A probe of the search is answered: there is a path that no candidate named.
-    pub(super) fn found_by_search(&mut self, id: (SocketId, SocketAddr), sent: Instant, now: Instant) {
-        self.checklist
-            .found(id, CandidateKind::Predicted, now.saturating_duration_since(sent), now);
+    pub(super) fn found_by_search(
+        &mut self,
+        id: (SocketId, SocketAddr),
+        sent: Instant,
+        now: Instant,
+    ) {
+        self.checklist.found(
+            id,
+            CandidateKind::Predicted,
+            now.saturating_duration_since(sent),
+            now,
+        );
     }
 
     fn is_unneeded(&self, socket: SocketId) -> bool {

@@ -114,9 +114,7 @@ enum Task {
     /// Open towards the ports at which the other end waits.
     Meet { address: IpAddr, ports: Vec<u16> },
     /// Sample, tell, and send along the other end's next ports.
-    Ladder {
-        theirs: Option<(IpAddr, u16, u16)>,
-    },
+    Ladder { theirs: Option<(IpAddr, u16, u16)> },
 }
 
 impl Search {

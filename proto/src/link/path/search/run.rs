@@ -231,7 +231,10 @@ impl Run {
         to: SocketAddr,
         now: Instant,
     ) {
-        let first = !self.checks.values().any(|&(by, sent, _)| (by, sent) == (socket, to));
+        let first = !self
+            .checks
+            .values()
+            .any(|&(by, sent, _)| (by, sent) == (socket, to));
         self.entries += u32::from(first);
         self.checks.insert(transaction, (socket, to, now));
     }

@@ -315,7 +315,11 @@ impl World {
         } else {
             0
         };
-        if !self.cut && !self.short_lived && size <= self.limit && self.rng.random::<f64>() >= self.loss {
+        if !self.cut
+            && !self.short_lived
+            && size <= self.limit
+            && self.rng.random::<f64>() >= self.loss
+        {
             let detour = self.detours.get(&destination).copied().unwrap_or_default();
             let direct = Some((source, destination));
             self.fly(
