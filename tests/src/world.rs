@@ -25,9 +25,12 @@ use kuguri_proto::wire::stun;
 use kuguri_proto::{SocketId, SocketRequest, Transmit};
 use kuguri_sim::link::LinkConfig;
 use kuguri_sim::nat::NatConfig;
-use kuguri_sim::network::{Access, HostId, Logging, Network, RouterConfig, RouterId};
+use kuguri_sim::network::{Access, HostId, Logging, Network, RouterConfig, RouterId, SegmentId};
 use kuguri_sim::packet::{Body, Packet};
 use kuguri_sim::run::{Host, Simulation};
+
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
 
 use crate::frames;
 
@@ -73,6 +76,8 @@ pub struct World {
     pub vps: HostId,
     /// The NATs before office and home, and then before every other home.
     pub routers: Vec<RouterId>,
+    /// Behind each of them.
+    segments: Vec<SegmentId>,
     /// When it began.
     pub start: Instant,
     scene: Scene,
@@ -82,8 +87,19 @@ pub struct World {
     started: u8,
 }
 
+/// Somebody else behind a NAT, whose programs begin flows all the time.
+pub struct Neighbour {
+    address: IpAddr,
+    per_second: f64,
+    rng: StdRng,
+    next: Instant,
+    count: u32,
+}
+
 /// A program on a host.
 pub enum Machine {
+    /// Somebody else.
+    Neighbour(Neighbour),
     /// A node.
     Peer(Box<Peer>),
     /// The rendezvous.
@@ -142,6 +158,7 @@ impl World {
             home: vps,
             vps,
             routers: Vec::new(),
+            segments: Vec::new(),
             start,
             scene: scene.clone(),
             places: Vec::new(),
@@ -172,6 +189,7 @@ impl World {
             .attach(host, lan, &[IpAddr::from(inside)], Access::default())
             .expect("a free address");
         self.routers.push(router);
+        self.segments.push(lan);
         self.places
             .push((host, SocketAddr::new(IpAddr::from(inside), PEER_PORT)));
         host
@@ -278,6 +296,36 @@ impl World {
         self.started += 1;
         self.simulation
             .insert(self.vps, Machine::Rendezvous(Box::new(rendezvous)));
+    }
+
+    /// Puts somebody else behind a place's NAT, who begins so many flows a second (Poisson).
+    pub fn add_neighbour(&mut self, place: HostId, per_second: f64) {
+        let number = self.number(place);
+        let (_, address) = self.places[usize::from(number) - 1];
+        let IpAddr::V4(inside) = address.ip() else {
+            return;
+        };
+        let [a, b, c, _] = inside.octets();
+        let address = IpAddr::from([a, b, c, 99]);
+        let now = self.simulation.now();
+        let network = self.simulation.network_mut();
+        let host = network.add_host();
+        network
+            .attach(
+                host,
+                self.segments[usize::from(number) - 1],
+                &[address],
+                Access::default(),
+            )
+            .expect("a free address");
+        let neighbour = Neighbour {
+            address,
+            per_second,
+            rng: StdRng::seed_from_u64(self.scene.seed ^ u64::from(number)),
+            next: now,
+            count: 0,
+        };
+        self.simulation.insert(host, Machine::Neighbour(neighbour));
     }
 
     /// A place's NAT.
@@ -644,6 +692,24 @@ impl Rendezvous {
     }
 }
 
+impl Neighbour {
+    fn poll(&mut self, now: Instant) -> Option<(SocketAddr, Transmit)> {
+        if self.next > now {
+            return None;
+        }
+        let wait = -(1.0 - self.rng.random::<f64>()).ln() / self.per_second;
+        self.next = now + Duration::from_secs_f64(wait);
+        self.count += 1;
+        let [_, _, high, low] = self.count.to_be_bytes();
+        let destination = SocketAddr::from(([203, 0, 113, 200], 1024 + u16::from(high)));
+        let source = SocketAddr::new(
+            self.address,
+            2048 + 256 * u16::from(high % 64) + u16::from(low),
+        );
+        Some((source, Transmit::datagram(destination, vec![0; 16])))
+    }
+}
+
 impl Host for Machine {
     fn handle_packet(&mut self, packet: Packet, now: Instant) {
         let Body::Udp {
@@ -656,6 +722,7 @@ impl Host for Machine {
         };
         let remote = SocketAddr::new(packet.source, source_port);
         match self {
+            Self::Neighbour(_) => {}
             Self::Peer(peer) => {
                 let Some(socket) = peer.socket_at(destination_port) else {
                     return;
@@ -675,6 +742,7 @@ impl Host for Machine {
 
     fn poll_packet(&mut self, now: Instant) -> Option<Packet> {
         let (source, transmit) = match self {
+            Self::Neighbour(neighbour) => neighbour.poll(now)?,
             Self::Peer(peer) => {
                 peer.drain(now);
                 let (source, transmit) = loop {
@@ -714,6 +782,7 @@ impl Host for Machine {
 
     fn poll_timeout(&self) -> Option<Instant> {
         match self {
+            Self::Neighbour(neighbour) => Some(neighbour.next),
             Self::Peer(peer) => peer.node.poll_timeout(),
             Self::Rendezvous(rendezvous) => rendezvous.server.poll_timeout(),
         }
@@ -721,6 +790,7 @@ impl Host for Machine {
 
     fn handle_timeout(&mut self, now: Instant) {
         match self {
+            Self::Neighbour(_) => {}
             Self::Peer(peer) => {
                 peer.node.handle_timeout(now);
                 peer.drain(now);

@@ -192,7 +192,7 @@ mod tests {
         match plan {
             Plan::Spread(role) => Plan::Spread(other(role)),
             Plan::Pairs(role) => Plan::Pairs(other(role)),
-            same => same,
+            same @ (Plan::Plain | Plan::Ladder | Plan::Hopeless) => same,
         }
     }
 

@@ -140,9 +140,9 @@ impl Survey {
             return;
         };
         let mut questions = Vec::new();
-        let mut ask = |purpose, index: usize, to: Option<SocketAddr>, change, wait: Duration| {
+        let mut ask = |purpose, index: usize, to: Option<SocketAddr>, change| {
             if let (Some(&(socket, _)), Some(to)) = (sockets.get(index), to) {
-                let next = Some(now + wait);
+                let next = Some(now);
                 questions.push(Question {
                     purpose,
                     socket,
@@ -166,33 +166,21 @@ impl Survey {
             },
         );
         for index in 0..SAMPLES {
-            ask(Purpose::Sample, index, Some(main), none, Duration::ZERO);
+            ask(Purpose::Sample, index, Some(main), none);
         }
         let Servers {
             other_port,
             other_address,
             ..
         } = self.servers;
-        ask(Purpose::Open, CONTROL, other_port, none, Duration::ZERO);
-        ask(Purpose::Open, CONTROL, other_address, none, Duration::ZERO);
+        ask(Purpose::Open, CONTROL, other_port, none);
+        ask(Purpose::Open, CONTROL, other_address, none);
         let by_port = other_port.map(|_| main);
         let by_address = other_address.map(|_| main);
-        ask(Purpose::ControlPort, CONTROL, by_port, port, FIRST_WAIT);
-        ask(
-            Purpose::ControlAddress,
-            CONTROL,
-            by_address,
-            both,
-            FIRST_WAIT,
-        );
-        ask(Purpose::FilterPort, STRANGER, by_port, port, FIRST_WAIT);
-        ask(
-            Purpose::FilterAddress,
-            STRANGER,
-            by_address,
-            both,
-            FIRST_WAIT,
-        );
+        ask(Purpose::ControlPort, CONTROL, by_port, port);
+        ask(Purpose::ControlAddress, CONTROL, by_address, both);
+        ask(Purpose::FilterPort, STRANGER, by_port, port);
+        ask(Purpose::FilterAddress, STRANGER, by_address, both);
         self.stage = Stage::Asking(Box::new(Asking {
             sockets,
             questions,
@@ -282,12 +270,8 @@ impl Survey {
     #[must_use]
     pub fn report(&self) -> NatReport {
         match &self.stage {
-            Stage::Asking(asking) if self.report.is_none() => NatReport {
-                hairpin: None,
-                filtering: Dependence::Unknown,
-                ..asking.report()
-            },
-            _ => self.report.unwrap_or_default(),
+            Stage::Asking(asking) if self.report.is_none() => asking.early_report(),
+            Stage::Idle | Stage::Opening | Stage::Asking(_) => self.report.unwrap_or_default(),
         }
     }
 }
@@ -353,6 +337,21 @@ impl Asking {
         }
     }
 
+    /// What the answers say that have come; of those that have not, nothing is known yet.
+    fn early_report(&self) -> NatReport {
+        let report = self.report();
+        let silent = report.filtering == Dependence::AddressAndPort;
+        NatReport {
+            hairpin: report.hairpin.filter(|&seen| seen),
+            filtering: if silent {
+                Dependence::Unknown
+            } else {
+                report.filtering
+            },
+            ..report
+        }
+    }
+
     fn filtering(&self) -> Dependence {
         let by_address = self.answers(Purpose::FilterAddress);
         let by_port = self.answers(Purpose::FilterPort);
@@ -374,7 +373,7 @@ const SAMPLES: usize = 5;
 const CONTROL: usize = SAMPLES;
 const STRANGER: usize = SAMPLES + 1;
 const SOCKETS: u16 = 7;
-/// Before the first retransmission, doubled each time; and before what must come after the control has opened itself.
+/// Before the first retransmission, doubled each time.
 const FIRST_WAIT: Duration = Duration::from_millis(200);
 const REQUESTS: u32 = 3;
 /// One survey: all retransmissions, and time for the last answer.
@@ -454,7 +453,9 @@ mod tests {
                     Dependence::Address => opened
                         .iter()
                         .any(|(by, to)| *by == socket && to.ip() == from.ip()),
-                    _ => opened.contains(&(socket, from)),
+                    Dependence::Unknown | Dependence::AddressAndPort => {
+                        opened.contains(&(socket, from))
+                    }
                 };
                 if admitted {
                     let answer = encode_response(message.transaction, mapped, None);

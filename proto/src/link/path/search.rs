@@ -382,7 +382,9 @@ impl Search {
                 let plan = plan::fallback(self.ours, self.theirs, self.starter, turn);
                 (plan, true)
             }
-            plan => (plan, false),
+            plan @ (Plan::Spread(_) | Plan::Pairs(_) | Plan::Ladder | Plan::Hopeless) => {
+                (plan, false)
+            }
         };
         match plan {
             Plan::Spread(Role::Us) => {
@@ -624,12 +626,16 @@ impl Search {
             return;
         };
         self.target = Some(target);
+        // A socket keeps its port, or tells where a sequence stands, at its first destination only.
+        let allocation = self.ours.allocation;
+        if allocation == Allocation::Preserving || allocation.is_sequential() {
+            return self.end(false, now);
+        }
         self.attempt = self.attempt.wrapping_add(1);
         run.attempt = self.attempt;
         run.told = false;
         let towards = vec![target; run.sockets.len()];
-        let bracketed = self.ours.allocation.is_sequential();
-        run.open(&towards, bracketed, None, now);
+        run.open(&towards, false, None, now);
         self.tell_what_is_known(now);
     }
 

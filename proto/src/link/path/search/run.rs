@@ -48,10 +48,8 @@ struct Question {
 impl Run {
     pub(super) fn new(task: Task, grant: Grant, now: Instant) -> Self {
         let blind = matches!(task, Task::Open { blind: true });
-        let entries_left = match &task {
-            _ if blind => grant.entries.min(grant.budget.blind),
-            _ => grant.entries,
-        };
+        let most = if blind { grant.budget.blind } else { u32::MAX };
+        let entries_left = grant.entries.min(most);
         Self {
             task,
             attempt: 0,

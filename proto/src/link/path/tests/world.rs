@@ -276,7 +276,12 @@ impl World {
                     let spent = counters.checks_sent + counters.answers_sent;
                     this.spent.get_or_insert(spent);
                 }
-                _ => {}
+                PathEvent::Lost { .. }
+                | PathEvent::MtuChanged { .. }
+                | PathEvent::Say(_)
+                | PathEvent::WantSearch { .. }
+                | PathEvent::SearchEnded { .. }
+                | PathEvent::Unneeded(_) => {}
             }
             self.ends[end].events.push((now, event));
         }
