@@ -454,6 +454,15 @@ impl Link {
             mtu: direct.as_ref().map_or(secure::RELAY_MTU, |path| path.mtu),
             cipher: self.cipher.to_owned(),
             epoch: self.secure.as_ref().map_or(0, Secure::epoch),
+            candidates: self
+                .secure
+                .as_ref()
+                .map(|secure| secure.paths.candidate_fates(now))
+                .unwrap_or_default(),
+            why_not_direct: match &self.secure {
+                Some(secure) if self.established => secure.paths.why_not_direct(),
+                _ => Some("the two sides have not proved their keys yet".to_owned()),
+            },
             search: self
                 .secure
                 .as_ref()

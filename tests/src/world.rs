@@ -99,7 +99,7 @@ pub struct Neighbour {
 /// A program on a host.
 pub enum Machine {
     /// Somebody else.
-    Neighbour(Neighbour),
+    Neighbour(Box<Neighbour>),
     /// A node.
     Peer(Box<Peer>),
     /// The rendezvous.
@@ -325,7 +325,8 @@ impl World {
             next: now,
             count: 0,
         };
-        self.simulation.insert(host, Machine::Neighbour(neighbour));
+        self.simulation
+            .insert(host, Machine::Neighbour(Box::new(neighbour)));
     }
 
     /// A place's NAT.

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use kuguri_proto::link::path::Fate;
 use kuguri_proto::wire::control::{Allocation as Seen, Dependence};
 use kuguri_sim::link::Probability;
 use kuguri_sim::nat::{Allocation, Behavior, NatConfig};
@@ -212,4 +213,51 @@ fn an_open_home_needs_no_search() {
     let outcome = attempt.run();
     assert!(outcome.after_keys.is_some());
     assert_eq!(outcome.search.map(|search| search.searches), [0, 0]);
+}
+
+#[test]
+fn a_relayed_link_says_why_and_what_became_of_each_address() {
+    let told = |office, home, allocation, wait| {
+        let mut world = Attempt::new(1, office, home, allocation).world();
+        world.run_for(Duration::from_millis(wait));
+        let link = world.link(world.home);
+        assert_eq!(link.path == "direct", link.why_not_direct.is_none());
+        (link.why_not_direct.unwrap_or_default(), link.candidates)
+    };
+    let (why, fates) = told(HARD, HARD, Allocation::Random, 9000);
+    assert!(
+        why.contains("both NATs") && why.contains("cannot be foretold"),
+        "{why}"
+    );
+    assert!(
+        fates
+            .iter()
+            .all(|fate| fate.fate == Fate::Silent && fate.checks > 0),
+        "{fates:?}"
+    );
+    let (why, _) = told(HARD, EASY, Allocation::Random, 300);
+    assert!(why.contains("is being searched for now"), "{why}");
+    let (why, fates) = told(EASY, EASY, Allocation::Preserving, 3000);
+    assert_eq!(why, "");
+    assert!(
+        fates
+            .iter()
+            .any(|fate| fate.fate == Fate::InUse && fate.rtt_ms.is_some())
+    );
+}
+
+#[test]
+fn where_udp_is_lost_between_the_peers_it_says_so_and_burns_little() {
+    let mut attempt = Attempt::new(1, EASY, EASY, Allocation::Preserving);
+    // Each drops whatever does not come from the rendezvous: the other end's mappings are out of its reach.
+    for nat in [&mut attempt.office, &mut attempt.home] {
+        nat.limits.sessions_per_host = 12;
+    }
+    let mut world = attempt.world();
+    world.run_for(Duration::from_secs(120));
+    for host in [world.office, world.home] {
+        let link = world.link(host);
+        assert!(link.search.probes <= 512, "{:?}", link.search);
+        assert_eq!(link.path == "direct", link.why_not_direct.is_none());
+    }
 }

@@ -54,6 +54,8 @@ pub(super) struct Flags {
         hide_default_value = true
     )]
     pub(super) port: u16,
+    #[command(flatten)]
+    pub(super) reach: start::Reach,
     /// One JSON object per event on stdout
     #[arg(long)]
     pub(super) json: bool,
@@ -78,6 +80,7 @@ pub(super) fn run(flags: Flags, state: &State, started: Instant) -> anyhow::Resu
         identity,
         rendezvous,
         port: flags.port,
+        reach: flags.reach,
         wish: Some(Wish {
             interface: flags.interface,
             mac,

@@ -54,6 +54,8 @@ pub(super) struct Flags {
         hide_default_value = true
     )]
     pub(super) port: u16,
+    #[command(flatten)]
+    pub(super) reach: start::Reach,
     /// Show the invite as a QR code too, also when stdout is no terminal
     #[arg(long)]
     pub(super) qr: bool,
@@ -95,6 +97,7 @@ pub(super) fn run(flags: Flags, state: &State, started: Instant) -> anyhow::Resu
         role,
         rendezvous: vec![(rendezvous, expected)],
         port: flags.port,
+        reach: flags.reach,
         wish: None,
     };
     super::block_on(start::run(start, host))?;

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use kuguri_proto::identity::{Identity, PeerId};
 use kuguri_proto::node::{Config, Event, Node, ReachConfig, RendezvousServer, Role};
+use kuguri_proto::traversal::Budget;
 use kuguri_proto::wire::ethernet::MacAddr;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
@@ -30,7 +31,33 @@ pub(super) struct Start<'s> {
     pub(super) rendezvous: Vec<(HostPort, Option<PeerId>)>,
     /// 0 for any.
     pub(super) port: u16,
+    pub(super) reach: Reach,
     pub(super) wish: Option<Wish>,
+}
+
+/// How hard to try to get through NATs.
+#[derive(Debug, clap::Args)]
+pub(super) struct Reach {
+    /// Never search for the port that a NAT gives: fewer packets, and more links by the relay
+    #[arg(long)]
+    no_port_search: bool,
+    /// Another STUN server, by address and port, to see how our NAT behaves; may be given several times
+    #[arg(long = "stun", value_name = "ADDRESS")]
+    stun: Vec<SocketAddr>,
+}
+
+impl Reach {
+    fn config(self) -> ReachConfig {
+        let budget = if self.no_port_search {
+            Budget::off()
+        } else {
+            Budget::default()
+        };
+        ReachConfig {
+            budget,
+            stun: self.stun,
+        }
+    }
 }
 
 /// A virtual LAN card that is wanted.
@@ -61,7 +88,7 @@ pub(super) async fn run(start: Start<'_>, mut observer: impl Observe) -> anyhow:
         host_name: host_name(),
         seed: rand::random(),
         aes_in_hardware: aes_in_hardware(),
-        reach: ReachConfig::default(),
+        reach: start.reach.config(),
     };
     let parts = Parts {
         name: start.name,

@@ -34,6 +34,7 @@ mod candidate;
 mod check;
 mod choice;
 mod exchange;
+mod explain;
 mod hunt;
 mod inbound;
 mod liveness;
@@ -45,6 +46,7 @@ mod search;
 mod tests;
 
 pub use candidate::Prefix;
+pub use explain::{CandidateFate, Fate};
 pub use probe::PING_SIZE;
 pub use search::Grant;
 
@@ -80,6 +82,8 @@ pub struct Paths {
     now: Instant,
     sockets: Vec<SocketId>,
     local: Vec<Candidate>,
+    /// The other end's latest list.
+    listed: Vec<Candidate>,
     exchange: Exchange,
     checklist: Checklist,
     search: Search,
@@ -248,6 +252,7 @@ impl Paths {
             now,
             sockets: vec![SocketId::MAIN],
             local: Vec::new(),
+            listed: Vec::new(),
             checklist: Checklist::new(now),
             active: None,
             last_move: None,
@@ -317,6 +322,7 @@ impl Paths {
         }
         let listed = &remote.candidates[..remote.candidates.len().min(MAX_CANDIDATES)];
         let candidates = candidate::filter(listed, &self.local, &self.config.refused);
+        self.listed = listed.to_vec();
         let start = self.round_start(start, now);
         self.checklist.begin(&self.sockets, &candidates, start);
         self.prepare_round(remote.nat, &candidates, start, now);

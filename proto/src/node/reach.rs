@@ -57,6 +57,8 @@ pub(super) struct Reach {
     /// The link that searches.
     searching: Option<u32>,
     waiting: VecDeque<(u32, u16)>,
+    /// The link that searched last, and when another one may.
+    last: Option<u32>,
     free_at: Instant,
     entries: Entries,
 }
@@ -72,6 +74,7 @@ impl Reach {
             requests: VecDeque::new(),
             searching: None,
             waiting: VecDeque::new(),
+            last: None,
             free_at: now,
             entries: Entries::default(),
         }
@@ -109,6 +112,7 @@ impl Reach {
         self.entries.add(entries, now);
         if self.searching == Some(link) {
             self.searching = None;
+            self.last = Some(link);
             self.free_at = now + BETWEEN_SEARCHES;
         }
     }
@@ -294,12 +298,15 @@ impl Node {
     }
 
     fn start_search_if_due(&mut self, now: Instant) {
-        if self.reach.searching.is_some() || now < self.reach.free_at {
+        if self.reach.searching.is_some() {
             return;
         }
-        let Some((index, sockets)) = self.reach.waiting.pop_front() else {
+        let is_free = |index: u32| now >= self.reach.free_at || self.reach.last == Some(index);
+        let first = self.reach.waiting.front().copied();
+        let Some((index, sockets)) = first.filter(|&(index, _)| is_free(index)) else {
             return;
         };
+        self.reach.waiting.pop_front();
         let budget = self.reach.config.budget;
         let left = budget.entries.saturating_sub(self.reach.entries.held(now));
         if !budget.enabled || sockets > budget.sockets || left < u32::from(sockets) + FEWEST {

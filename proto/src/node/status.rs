@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use serde::Serialize;
 
+use crate::link::path::CandidateFate;
 use crate::traversal::SearchCounters;
 use crate::wire::control::NatClass;
 
@@ -80,6 +81,10 @@ pub struct LinkStatus {
     pub cipher: String,
     /// The key epoch.
     pub epoch: u8,
+    /// In one sentence why it is not direct; nothing while it is.
+    pub why_not_direct: Option<String>,
+    /// What became of each address of the other side.
+    pub candidates: Vec<CandidateFate>,
     /// The NAT before the other side, as it says.
     pub remote_nat: NatClass,
     /// What searches for a port have used.

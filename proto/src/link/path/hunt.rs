@@ -42,7 +42,8 @@ impl Paths {
         half_round_trip: Duration,
         now: Instant,
     ) {
-        if self.active.is_none() {
+        // The other end may still search when our way to it is found: it is helped as long as it asks.
+        if self.active.is_none() || matches!(message, SearchMessage::Opened { .. }) {
             self.search.handle_message(message, half_round_trip, now);
         }
         self.run(now);
@@ -117,9 +118,7 @@ impl Paths {
 
     /// What time brings to the search, and what it wants.
     pub(super) fn tend_search(&mut self, now: Instant) {
-        if self.active.is_none() {
-            self.search.handle_timeout(now);
-        }
+        self.search.handle_timeout(self.active.is_some(), now);
         while let Some(outcome) = self.search.poll_outcome() {
             self.events.push_back(match outcome {
                 Outcome::Want(sockets) => PathEvent::WantSearch { sockets },
@@ -143,7 +142,7 @@ impl Paths {
     }
 
     pub(super) fn next_of_search(&self) -> Option<Instant> {
-        let search = self.search.next().filter(|_| self.active.is_none());
+        let search = self.search.next();
         let release = self
             .extra
             .iter()

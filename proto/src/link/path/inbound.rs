@@ -142,7 +142,11 @@ impl Paths {
 
     /// Something authenticated came from there: there may be a path (RFC 8445, section 7.3.1.3).
     pub(super) fn check_peer_reflexive(&mut self, id: PairId, now: Instant) {
-        if candidate::is_refused(id.1.ip(), &self.config.refused) || !self.checklist.learn(id) {
+        if candidate::is_refused(id.1.ip(), &self.config.refused) {
+            return;
+        }
+        let hoped_for = self.search.hopes_for(id.0, id.1);
+        if !self.checklist.learn(id, hoped_for) {
             return;
         }
         if let Some(pair) = self.checklist.pairs.get_mut(&id) {

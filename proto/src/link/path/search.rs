@@ -74,6 +74,8 @@ pub(super) struct Search {
     theirs: NatClass,
     /// Where the other end's NAT is, and the known port of its main socket.
     target: Option<SocketAddr>,
+    /// The port behind which it stands towards us, learnt from what came from there.
+    learnt: Option<SocketAddr>,
     state: State,
     consider: Option<Instant>,
     /// Whether a plain punch has failed that the plan relies on.
@@ -108,6 +110,8 @@ enum Task {
         attempt: u32,
         address: IpAddr,
         ports: Ports,
+        /// Nothing says that it could succeed.
+        blind: bool,
     },
     /// Say at which ports fresh sockets wait, then send to what the other end answers.
     Wait,
@@ -125,6 +129,7 @@ impl Search {
             ours: NatClass::default(),
             theirs: NatClass::default(),
             target: None,
+            learnt: None,
             state: State::Idle,
             consider: None,
             plain_failed: false,
@@ -156,6 +161,10 @@ impl Search {
     ) {
         self.theirs = theirs;
         self.target = target.or(self.target);
+        let learnt = self.learnt.filter(|_| plan::is_hard(theirs));
+        if learnt.map(|it| it.ip()) == self.target.map(|it| it.ip()) {
+            self.target = learnt.or(self.target);
+        }
         self.retries = RETRIES;
         let wait = match self.plan() {
             Plan::Plain => FALLBACK_WAIT,
@@ -165,9 +174,11 @@ impl Search {
         self.consider = Some(start + wait);
     }
 
-    /// Time has come, and there is no direct path.
-    pub(super) fn handle_timeout(&mut self, now: Instant) {
-        if self.consider.take_if(|at| *at <= now).is_some() {
+    /// Time has come. Nothing is begun while there is a direct path.
+    pub(super) fn handle_timeout(&mut self, direct: bool, now: Instant) {
+        if direct {
+            self.consider = None;
+        } else if self.consider.take_if(|at| *at <= now).is_some() {
             self.begin(now);
         }
         if let State::Running(run) = &mut self.state
@@ -254,6 +265,7 @@ impl Search {
             // The port behind which the other end's main socket stands towards us.
             State::Idle | State::Wanting(_) if plan::is_hard(self.theirs) => {
                 self.target = Some(from);
+                self.learnt = Some(from);
             }
             State::Idle | State::Wanting(_) | State::Running(_) => {}
         }
@@ -344,6 +356,11 @@ impl Search {
     /// Whether a STUN server's answer with this transaction is waited for.
     pub(super) fn asks(&self, transaction: Transaction) -> bool {
         matches!(&self.state, State::Running(run) if run.asks(transaction))
+    }
+
+    /// Whether a check by this socket from there is one that the search hopes for.
+    pub(super) fn hopes_for(&self, socket: SocketId, from: SocketAddr) -> bool {
+        self.uses(socket) && self.target.is_some_and(|target| target.ip() == from.ip())
     }
 
     /// Whether the search that runs needs this socket.
@@ -445,6 +462,7 @@ impl Search {
         if self.target.is_none_or(|target| target.ip() != address) {
             return; // Only where the other end says in its candidates that its NAT is.
         }
+        let blind = matches!(self.plan(), Plan::Plain | Plan::Hopeless);
         match &mut self.state {
             // Where fresh sockets wait, each sends to its own.
             State::Running(run) if run.task == Task::Wait => {
@@ -462,6 +480,7 @@ impl Search {
                     attempt,
                     address,
                     ports: ports.clone(),
+                    blind,
                 };
                 self.set_off(now);
             }
@@ -474,6 +493,7 @@ impl Search {
                     attempt,
                     address,
                     ports: ports.clone(),
+                    blind,
                 });
             }
         }
@@ -626,10 +646,13 @@ impl Search {
             return;
         };
         self.target = Some(target);
+        self.learnt = Some(target);
         // A socket keeps its port, or tells where a sequence stands, at its first destination only.
         let allocation = self.ours.allocation;
         if allocation == Allocation::Preserving || allocation.is_sequential() {
-            return self.end(false, now);
+            self.end(false, now);
+            self.consider = Some(now);
+            return;
         }
         self.attempt = self.attempt.wrapping_add(1);
         run.attempt = self.attempt;
@@ -665,6 +688,10 @@ impl Search {
             State::Running(run) => run,
         };
         self.counters.found += u64::from(found);
+        let aimed_at = self.learnt.filter(|&it| run.sent_to(it));
+        if aimed_at.is_some() && !found {
+            self.learnt = None; // It may be another one by now.
+        }
         self.outcomes.push(Outcome::Ended(run.entries));
         if let Task::Send { attempt, .. } = run.task
             && !found
@@ -732,7 +759,7 @@ const LONGEST: Duration = Duration::from_secs(19);
 const LISTED_TIME: Duration = Duration::from_millis(1500);
 const LADDER_TIME: Duration = Duration::from_millis(700);
 /// How long an answer to a check by a guessed port is waited for before the sockets are aimed anew.
-const ANSWER_WAIT: Duration = Duration::from_millis(400);
+const ANSWER_WAIT: Duration = Duration::from_millis(250);
 /// Sockets of one attempt by pairs, and samples of one by ladders.
 const PAIRS: u16 = 4;
 const LADDERS: u16 = 1;

@@ -47,7 +47,10 @@ struct Question {
 
 impl Run {
     pub(super) fn new(task: Task, grant: Grant, now: Instant) -> Self {
-        let blind = matches!(task, Task::Open { blind: true });
+        let blind = matches!(
+            task,
+            Task::Open { blind: true } | Task::Send { blind: true, .. }
+        );
         let most = if blind { grant.budget.blind } else { u32::MAX };
         let entries_left = grant.entries.min(most);
         Self {
@@ -185,10 +188,14 @@ impl Run {
 
     /// All sockets will be aimed at `to`, unless there is a path by then.
     pub(super) fn retarget(&mut self, to: SocketAddr, at: Instant) {
-        if self.retarget_to.is_none() && !self.checks.values().any(|(_, sent, _)| *sent == to) {
+        if self.retarget_to.is_none() && !self.sent_to(to) {
             self.retarget_to = Some(to);
             self.push(at, Shot::Retarget);
         }
+    }
+
+    pub(super) fn sent_to(&self, address: SocketAddr) -> bool {
+        self.checks.values().any(|(_, to, _)| *to == address)
     }
 
     fn push(&mut self, at: Instant, shot: Shot) {
