@@ -13,7 +13,7 @@
 
 use std::collections::BTreeMap;
 use std::future::pending;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use anyhow::anyhow;
@@ -30,6 +30,7 @@ use crate::punch_sockets::PunchSockets;
 use crate::route::{Routes, Settings};
 use crate::tap::{Card, LARGEST_FRAME};
 use crate::udp::{Buffers, UdpSocket};
+use crate::whereabouts::{Sleep, gateway};
 
 mod find;
 
@@ -89,6 +90,8 @@ pub struct Driver<O> {
     started: Instant,
     settings: Option<Settings>,
     told: Vec<SocketAddr>,
+    gateway: Option<IpAddr>,
+    sleep: Sleep,
     pings: BTreeMap<u64, oneshot::Sender<Value>>,
     next_ping: u64,
     first_answer_by: Option<Instant>,
@@ -134,6 +137,8 @@ impl<O: Observe> Driver<O> {
             started: now,
             settings: None,
             told: Vec::new(),
+            gateway: None,
+            sleep: Sleep::new(),
             pings: BTreeMap::new(),
             next_ping: 0,
             first_answer_by: Some(now + FIRST_ANSWER),
@@ -329,9 +334,25 @@ impl<O: Observe> Driver<O> {
             let command = Command::LocalAddresses(addresses);
             self.node.handle_command(command, Instant::now());
         }
+        let gateway = gateway();
+        if gateway != self.gateway {
+            self.gateway = gateway;
+            let command = Command::Gateway(gateway);
+            self.node.handle_command(command, Instant::now());
+        }
+    }
+
+    /// After sleep every mapping is gone, though no address has changed.
+    fn notice_sleep(&mut self) {
+        if self.sleep.is_over() {
+            let now = Instant::now();
+            self.node.handle_command(Command::NetworkChanged, now);
+            self.tell_addresses();
+        }
     }
 
     fn take_time(&mut self) {
+        self.notice_sleep();
         let now = Instant::now();
         if self.node.poll_timeout().is_some_and(|due| due <= now) {
             self.node.handle_timeout(now);

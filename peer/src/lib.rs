@@ -25,3 +25,4 @@ pub mod route;
 pub mod tap;
 pub mod udp;
 mod watch;
+pub mod whereabouts;

@@ -21,6 +21,7 @@
 //! | [`gateway`] | the virtual host behind one port: ARP, echo, addresses |
 //! | [`auth`] | who may join |
 //! | [`link`] | one remote peer: how bytes and frames get there |
+//! | [`portmap`] | what to ask the gateway for |
 //! | [`traversal`] | how NATs behave, and the plan for two of them |
 //! | [`rendezvous`] | both halves of the conversation with the public server |
 //! | [`identity`] | keys, and how they appear in TLS |
@@ -36,6 +37,7 @@ pub mod identity;
 pub mod invite;
 pub mod link;
 pub mod node;
+pub mod portmap;
 pub mod rendezvous;
 pub mod switch;
 pub mod traversal;

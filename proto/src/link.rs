@@ -21,6 +21,7 @@ use std::time::{Duration, Instant};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 
+use crate::SocketId;
 use crate::identity::PeerId;
 use crate::node::status::{Counters, LinkStatus};
 use crate::rendezvous::Channel;
@@ -67,6 +68,7 @@ pub struct Link {
     started: Instant,
     candidates: Vec<Candidate>,
     class: NatClass,
+    socket: SocketId,
     early: Option<Candidates>,
     events: VecDeque<LinkEvent>,
     frames: VecDeque<Vec<u8>>,
@@ -119,6 +121,7 @@ impl Link {
             started: now,
             candidates: Vec::new(),
             class: NatClass::default(),
+            socket: SocketId::MAIN,
             early: None,
             events: VecDeque::new(),
             frames: VecDeque::new(),
@@ -162,6 +165,21 @@ impl Link {
         self.secure
             .as_ref()
             .is_some_and(|secure| secure.paths.best().is_some())
+    }
+
+    /// Whether the direct path does not answer at the moment.
+    #[must_use]
+    pub fn is_in_doubt(&self) -> bool {
+        self.secure
+            .as_ref()
+            .is_some_and(|secure| secure.paths.is_suspect())
+    }
+
+    /// The search that runs is too much for our network: half the packets from now on.
+    pub fn ease_search(&mut self) {
+        if let Some(secure) = &mut self.secure {
+            secure.paths.ease_search();
+        }
     }
 
     /// Whether we opened it.
@@ -304,6 +322,15 @@ impl Link {
             secure.paths.set_class(class, now);
             self.pump(now);
         }
+    }
+
+    /// The socket that paths are to go by, and the one whose mapping ends soon.
+    pub fn use_socket(&mut self, socket: SocketId, retiring: SocketId, now: Instant) {
+        self.socket = socket;
+        if let Some(secure) = &mut self.secure {
+            secure.paths.use_socket(socket, retiring, now);
+        }
+        self.pump(now);
     }
 
     /// The search may run that [`LinkEvent::WantSearch`] asked for.

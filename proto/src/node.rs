@@ -5,7 +5,7 @@
 //! `poll_transmit` · `poll_frame` · `poll_event` until `None`, then sleep until `poll_timeout`.
 
 use std::collections::VecDeque;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use rand::rngs::StdRng;
@@ -28,6 +28,7 @@ mod hub;
 mod links;
 mod member;
 mod reach;
+mod rotate;
 mod settle;
 pub mod status;
 
@@ -40,6 +41,7 @@ use hub::Hub;
 use links::Links;
 use member::Member;
 use reach::Reach;
+use rotate::Rotation;
 
 /// One peer.
 pub struct Node {
@@ -50,11 +52,13 @@ pub struct Node {
     client: Client,
     observer: Observer,
     reach: Reach,
+    rotation: Rotation,
     class: NatClass,
     links: Links,
     side: Side,
     local_addresses: Vec<SocketAddr>,
     reflexive: Vec<SocketAddr>,
+    gateway: Option<IpAddr>,
     rendezvous: status::RendezvousStatus,
     refused_datagrams: u64,
     /// When the registration ends, once the links have said goodbye over it.
@@ -90,6 +94,7 @@ impl Node {
             client: Client::new(&config.identity, addresses, key, rng.random(), now),
             observer: Observer::new(rng.random(), now),
             reach: Reach::new(config.reach, rng.random(), now),
+            rotation: Rotation::default(),
             class: NatClass::default(),
             identity: config.identity,
             host_name: config.host_name,
@@ -99,6 +104,7 @@ impl Node {
             side,
             local_addresses: Vec::new(),
             reflexive: Vec::new(),
+            gateway: None,
             rendezvous: status::RendezvousStatus {
                 state: "connecting".to_owned(),
                 ..Default::default()
@@ -122,6 +128,9 @@ impl Node {
         payload: &mut [u8],
         now: Instant,
     ) {
+        if self.handle_gateway(socket, remote, payload, now) {
+            return;
+        }
         match wire::classify(payload) {
             Some(Kind::Quic) if self.client.server() == Some(remote) => {
                 self.client.handle_datagram(remote, payload, now);
@@ -151,6 +160,7 @@ impl Node {
         self.client.handle_timeout(now);
         self.observer.handle_timeout(now);
         self.handle_reach_timeout(now);
+        self.handle_rotation(now);
         for index in self.links.due(now) {
             if let Some(link) = self.links.get_mut(index) {
                 link.handle_timeout(now);
@@ -176,6 +186,8 @@ impl Node {
     pub fn handle_command(&mut self, command: Command, now: Instant) {
         match command {
             Command::LocalAddresses(addresses) => self.set_local_addresses(addresses, now),
+            Command::Gateway(gateway) => self.set_gateway(gateway, now),
+            Command::NetworkChanged => self.network_changed(now),
             Command::SocketOpened { id, port } => self.handle_socket(id, Some(port), now),
             Command::SocketRefused { id } => self.handle_socket(id, None, now),
             Command::Ping { peer, id } => self.ping(peer, id, now),
@@ -201,7 +213,7 @@ impl Node {
                 ..Transmit::datagram(destination, contents)
             });
         }
-        if let Some(transmit) = self.poll_survey(now) {
+        if let Some(transmit) = self.poll_reach(now) {
             return Some(transmit);
         }
         while let Some(index) = self.links.first_ready() {
@@ -246,6 +258,7 @@ impl Node {
             self.client.poll_timeout(),
             self.observer.poll_timeout(),
             self.reach.poll_timeout(),
+            self.rotation_timeout(),
             self.links.next_deadline(),
             side,
             self.parting,
@@ -302,6 +315,10 @@ impl Node {
         }
     }
 
+    fn rng_transaction(&mut self) -> crate::wire::stun::Transaction {
+        self.rng.random()
+    }
+
     fn fresh_index(&mut self) -> u32 {
         loop {
             let index = self.rng.random::<u32>();
@@ -314,6 +331,9 @@ impl Node {
     fn add_link(&mut self, index: u32, mut link: Link, now: Instant) {
         link.set_candidates(&self.candidates(), now);
         link.set_class(self.class, now);
+        if let Some(socket) = self.rotation_in_use() {
+            link.use_socket(socket, SocketId::MAIN, now);
+        }
         self.links.insert(index, link);
     }
 
@@ -342,6 +362,7 @@ impl Node {
             }
             self.settle_link(index, now);
         }
+        self.stop_reach();
         self.parting = Some(now + LAST_WORDS);
         self.stopping = Some(now + STOP_LINGER);
     }

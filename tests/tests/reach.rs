@@ -261,3 +261,24 @@ fn where_udp_is_lost_between_the_peers_it_says_so_and_burns_little() {
         assert_eq!(link.path == "direct", link.why_not_direct.is_none());
     }
 }
+
+/// Some carriers' NATs forget a mapping after 50 s, busy or not (TRAVERSAL, finding 7).
+#[test]
+fn a_second_mapping_is_ready_before_the_first_one_ends() {
+    for seed in 0..5 {
+        let mut attempt = Attempt::new(seed, EASY, EASY, Allocation::Random);
+        attempt.home.timers.lifetime = Some(Duration::from_secs(60));
+        let mut world = attempt.world();
+        // Until it has been seen twice.
+        world.run_for(Duration::from_secs(240));
+        assert_eq!(world.path(world.home), "direct");
+        let before = world.peer(world.home).events.len();
+        assert_eq!(world.answered_pings(600, 200), 600, "seed {seed}");
+        let events = &world.peer(world.home).events[before..];
+        let lost = events.iter().filter(|(_, event)| {
+            matches!(event, kuguri_proto::node::Event::PathChanged { direct: None, .. })
+        });
+        assert_eq!(lost.count(), 0, "seed {seed}");
+        assert!(world.peer(world.home).sockets.len() <= 3);
+    }
+}

@@ -41,6 +41,9 @@ pub(super) struct Reach {
     /// Never search for the port that a NAT gives: fewer packets, and more links by the relay
     #[arg(long)]
     no_port_search: bool,
+    /// Never ask the router for an open port (PCP, NAT-PMP)
+    #[arg(long)]
+    no_port_mapping: bool,
     /// Another STUN server, by address and port, to see how our NAT behaves; may be given several times
     #[arg(long = "stun", value_name = "ADDRESS")]
     stun: Vec<SocketAddr>,
@@ -55,6 +58,7 @@ impl Reach {
         };
         ReachConfig {
             budget,
+            portmap: !self.no_port_mapping,
             stun: self.stun,
         }
     }

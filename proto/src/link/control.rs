@@ -7,6 +7,7 @@ use super::path::PathEvent;
 use super::seal::Role;
 use super::secure::{self, Secure};
 use super::{Link, LinkEvent, Outgoing};
+use crate::SocketId;
 use crate::wire::clear::{self, Indices};
 use crate::wire::codec::Framer;
 use crate::wire::control::{Bye, Candidates, Control, Rekey, Search, Welcome};
@@ -81,6 +82,9 @@ impl Link {
         let indices = (self.local_index, remote_index);
         let mut secure = Secure::new(&exported, (suite, role), indices, &mut self.rng, now);
         secure.paths.set_class(self.class, now);
+        if self.socket != SocketId::MAIN {
+            secure.paths.use_socket(self.socket, SocketId::MAIN, now);
+        }
         secure.paths.set_local(self.candidates.clone(), now);
         self.secure = Some(secure);
         self.cipher = suite.name();

@@ -81,6 +81,8 @@ pub struct Paths {
     /// When the last input came: output that waits is due then.
     now: Instant,
     sockets: Vec<SocketId>,
+    /// The socket whose mapping ends soon.
+    retiring: Option<SocketId>,
     local: Vec<Candidate>,
     /// The other end's latest list.
     listed: Vec<Candidate>,
@@ -251,6 +253,7 @@ impl Paths {
             rng,
             now,
             sockets: vec![SocketId::MAIN],
+            retiring: None,
             local: Vec::new(),
             listed: Vec::new(),
             checklist: Checklist::new(now),
@@ -294,9 +297,12 @@ impl Paths {
             || self.search.asks(transaction)
     }
 
-    /// The sockets that checks go out by from the next round on; the main one if nothing is said.
-    pub fn set_sockets(&mut self, sockets: Vec<SocketId>) {
-        self.sockets = sockets;
+    /// Checks go out by this socket from the next round on, at first by the main one. Paths move away from the one that
+    /// retires, because its mapping ends soon.
+    pub fn use_socket(&mut self, socket: SocketId, retiring: SocketId, now: Instant) {
+        self.sockets = vec![socket];
+        self.retiring = Some(retiring).filter(|retiring| *retiring != socket);
+        self.exchange.local_changed(now);
     }
 
     /// The list to send now, as [`PathEvent::WantExchange`] asked. Each call makes a new list.

@@ -1,6 +1,6 @@
 //! What a node is told: its settings at the start, and commands while it runs.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use super::ReachConfig;
 use crate::SocketId;
@@ -80,6 +80,10 @@ pub enum Command {
         /// Chosen by the caller, given back.
         id: u64,
     },
+    /// The default route's gateway, or none; at the start and at every change.
+    Gateway(Option<IpAddr>),
+    /// The machine slept, or is in another network with the same addresses: everything is tried anew.
+    NetworkChanged,
     /// A socket that [`super::Node::poll_socket`] asked for is bound to this port.
     SocketOpened {
         /// The socket.

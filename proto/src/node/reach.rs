@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use super::Node;
 use super::status::NatStatus;
 use crate::link::path::Grant;
+use crate::portmap::{self, Portmap};
 use crate::rendezvous::observe::Observer;
 use crate::traversal::budget::Entries;
 use crate::traversal::survey::Servers;
@@ -22,18 +23,32 @@ use crate::wire::control::NatClass;
 use crate::{SocketId, SocketRequest};
 
 /// What a node is told about getting through NATs.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReachConfig {
     /// What searches for ports may cost.
     pub budget: Budget,
+    /// Whether to ask the gateway for a port that everybody may send to (PCP, NAT-PMP).
+    pub portmap: bool,
     /// More STUN servers (RFC 8489), best at other addresses than the rendezvous': they show on what our NAT depends.
     pub stun: Vec<SocketAddr>,
+}
+
+impl Default for ReachConfig {
+    fn default() -> Self {
+        Self {
+            budget: Budget::default(),
+            portmap: true,
+            stun: Vec::new(),
+        }
+    }
 }
 
 /// Whom a socket is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Owner {
     Survey,
+    Rotation,
+    Portmap,
     Link(u32),
 }
 
@@ -50,6 +65,9 @@ struct Opening {
 pub(super) struct Reach {
     pub(super) config: ReachConfig,
     survey: Survey,
+    portmap: Portmap,
+    /// The socket that asks the gateway.
+    portmap_socket: Option<SocketId>,
     sockets: BTreeMap<SocketId, Owner>,
     last_socket: u16,
     openings: Vec<Opening>,
@@ -60,6 +78,8 @@ pub(super) struct Reach {
     /// The link that searched last, and when another one may.
     last: Option<u32>,
     free_at: Instant,
+    /// When a search was slowed down last.
+    eased_at: Option<Instant>,
     entries: Entries,
 }
 
@@ -68,6 +88,8 @@ impl Reach {
         Self {
             config,
             survey: Survey::new(seed),
+            portmap: Portmap::new(seed.map(|byte| !byte)),
+            portmap_socket: None,
             sockets: BTreeMap::new(),
             last_socket: 0,
             openings: Vec::new(),
@@ -76,6 +98,7 @@ impl Reach {
             waiting: VecDeque::new(),
             last: None,
             free_at: now,
+            eased_at: None,
             entries: Entries::default(),
         }
     }
@@ -87,7 +110,9 @@ impl Reach {
 
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
         let free = (self.searching.is_none() && !self.waiting.is_empty()).then_some(self.free_at);
-        self.survey.poll_timeout().into_iter().chain(free).min()
+        let portmap = self.portmap.poll_timeout();
+        let survey = self.survey.poll_timeout();
+        survey.into_iter().chain(portmap).chain(free).min()
     }
 
     /// Our NAT, by what the observer and the survey have found.
@@ -184,7 +209,93 @@ impl Node {
             self.reach.close(&done);
             self.spread_class(now);
         }
+        if self.reach.portmap.handle_timeout(now) {
+            self.spread_candidates(now);
+        }
+        self.ease_search(now);
         self.start_search_if_due(now);
+    }
+
+    /// A search that hurts the way to the rendezvous goes on at half its rate.
+    fn ease_search(&mut self, now: Instant) {
+        let Some(index) = self.reach.searching else {
+            return self.observer.watch(false, now);
+        };
+        self.observer.watch(true, now);
+        let strained = self.reach.eased_at.is_none_or(|at| at + EASE <= now)
+            && self.observer.is_strained(now);
+        if strained {
+            self.reach.eased_at = Some(now);
+            if let Some(link) = self.links.get_mut(index) {
+                link.ease_search();
+            }
+        }
+    }
+
+    /// A link doubts its path: perhaps we look different now.
+    pub(super) fn look_again(&mut self, now: Instant) {
+        self.observer.refresh(now);
+    }
+
+    /// The gateway is there, or there is none to ask: whether it gives a port to our main socket.
+    pub(super) fn set_gateway(&mut self, gateway: Option<IpAddr>, now: Instant) {
+        self.gateway = gateway.filter(|_| self.reach.config.portmap);
+        self.wish_for_port(now);
+    }
+
+    /// What the gateway is asked for follows our address.
+    pub(super) fn wish_for_port(&mut self, now: Instant) {
+        let inside = self
+            .local_addresses
+            .iter()
+            .find(|address| address.is_ipv4() && !address.ip().is_loopback());
+        let wish = self
+            .gateway
+            .zip(inside)
+            .and_then(|(gateway, &inside)| portmap::wish(gateway, inside));
+        if wish.is_some() && self.reach.portmap_socket.is_none() {
+            self.reach.open(Owner::Portmap, 1);
+        }
+        self.reach.portmap.set_wish(wish, now);
+    }
+
+    /// Whether a datagram is the gateway's.
+    pub(super) fn handle_gateway(
+        &mut self,
+        socket: SocketId,
+        remote: SocketAddr,
+        payload: &[u8],
+        now: Instant,
+    ) -> bool {
+        if socket == SocketId::MAIN || self.reach.portmap_socket != Some(socket) {
+            return false;
+        }
+        if self.reach.portmap.handle_datagram(remote, payload, now) {
+            self.spread_candidates(now);
+        }
+        true
+    }
+
+    fn poll_portmap(&mut self) -> Option<crate::Transmit> {
+        let socket = self.reach.portmap_socket?;
+        let (destination, contents) = self.reach.portmap.poll_transmit()?;
+        Some(crate::Transmit {
+            socket,
+            ..crate::Transmit::datagram(destination, contents)
+        })
+    }
+
+    pub(super) fn mapped_address(&self) -> Option<SocketAddr> {
+        let mapped = self.reach.portmap.mapped()?;
+        if !mapped.ip().is_unspecified() {
+            return Some(mapped);
+        }
+        // NAT-PMP's answer about the address was lost: it is the one that the rendezvous sees.
+        Some(SocketAddr::new(self.outside_address()?, mapped.port()))
+    }
+
+    pub(super) fn stop_reach(&mut self) {
+        self.reach.portmap.stop();
     }
 
     /// The rendezvous answers STUN at these addresses, too.
@@ -214,6 +325,13 @@ impl Node {
         };
         match opening.owner {
             Owner::Survey => self.reach.survey.handle_sockets(opening.opened, now),
+            Owner::Rotation => {
+                let socket = opening.opened.first().map(|&(id, _)| id);
+                self.rotation_socket(socket, now);
+            }
+            Owner::Portmap => {
+                self.reach.portmap_socket = opening.opened.first().map(|&(id, _)| id);
+            }
             Owner::Link(index) => self.grant_search(index, opening.opened, now),
         }
     }
@@ -225,6 +343,9 @@ impl Node {
         message: &crate::wire::stun::Message,
         now: Instant,
     ) -> bool {
+        if self.handle_rotation_answer(message, now) {
+            return true;
+        }
         let mine = self.reach.survey.handle_message(socket, message, now);
         if mine {
             self.spread_class(now);
@@ -232,7 +353,18 @@ impl Node {
         mine
     }
 
-    pub(super) fn poll_survey(&mut self, now: Instant) -> Option<crate::Transmit> {
+    pub(super) fn open_for_rotation(&mut self) {
+        self.reach.open(Owner::Rotation, 1);
+    }
+
+    /// What goes out beside links and registration.
+    pub(super) fn poll_reach(&mut self, now: Instant) -> Option<crate::Transmit> {
+        self.poll_survey(now)
+            .or_else(|| self.poll_portmap())
+            .or_else(|| self.poll_rotation(now))
+    }
+
+    fn poll_survey(&mut self, now: Instant) -> Option<crate::Transmit> {
         let (socket, destination, contents) = self.reach.survey.poll_transmit(now)?;
         Some(crate::Transmit {
             socket,
@@ -257,6 +389,7 @@ impl Node {
 
     pub(super) fn reach_network_changed(&mut self, now: Instant) {
         self.reach.survey.network_changed(now);
+        self.forget_rotation(now);
     }
 
     pub(super) fn want_search(&mut self, index: u32, sockets: u16, now: Instant) {
@@ -291,6 +424,7 @@ impl Node {
         NatStatus {
             class: self.class,
             hairpin: report.hairpin,
+            portmap: self.reach.portmap.status(),
             search_enabled: self.reach.config.budget.enabled,
             sockets: self.reach.sockets.len(),
             waiting_searches: self.reach.waiting.len(),
@@ -349,5 +483,7 @@ impl Node {
 
 /// So that the packets of two searches never meet in one second.
 const BETWEEN_SEARCHES: Duration = Duration::from_secs(1);
+/// Between two times that a search is slowed down.
+const EASE: Duration = Duration::from_secs(1);
 /// A search with fewer entries left is not worth beginning.
 const FEWEST: u32 = 16;

@@ -17,7 +17,10 @@ impl Node {
         };
         let events: Vec<LinkEvent> = std::iter::from_fn(|| link.poll_event()).collect();
         let frames: Vec<Vec<u8>> = std::iter::from_fn(|| link.poll_frame()).collect();
-        let peer = link.peer();
+        let (peer, in_doubt) = (link.peer(), link.is_in_doubt());
+        if in_doubt {
+            self.look_again(now);
+        }
         self.links.refresh(index);
         for event in events {
             self.handle_link_event(index, peer, event, now);
@@ -43,6 +46,9 @@ impl Node {
             LinkEvent::Welcome(welcome) => self.joined(welcome),
             LinkEvent::Refused(refusal) => self.refused(refusal),
             LinkEvent::PathChanged(direct) => {
+                if direct.is_none() {
+                    self.look_again(now);
+                }
                 self.events.push_back(Event::PathChanged { peer, direct })
             }
             LinkEvent::WantSearch { sockets } => self.want_search(index, sockets, now),

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use serde::Serialize;
 
 use crate::link::path::CandidateFate;
+use crate::portmap::PortmapStatus;
 use crate::traversal::SearchCounters;
 use crate::wire::control::NatClass;
 
@@ -52,6 +53,8 @@ pub struct NatStatus {
     pub class: NatClass,
     /// Whether two hosts behind it reach each other by their outside addresses.
     pub hairpin: Option<bool>,
+    /// What the gateway says to our wish for an outside port.
+    pub portmap: PortmapStatus,
     /// Whether ports are searched for where plain punching does not succeed.
     pub search_enabled: bool,
     /// Sockets open beside the main one.

@@ -62,6 +62,8 @@ pub struct SearchCounters {
     pub probes: u64,
     /// Searches that were not begun because another one ran or the entries were used up.
     pub refused: u64,
+    /// Times that a search was slowed down because the way to the rendezvous suffered.
+    pub eased: u64,
     /// The most packets in any second.
     pub most_in_a_second: u32,
 }

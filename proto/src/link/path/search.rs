@@ -208,6 +208,15 @@ impl Search {
         self.set_off(now);
     }
 
+    /// Half the packets from now on.
+    pub(super) fn ease(&mut self) {
+        if let State::Running(run) = &mut self.state {
+            let rate = &mut run.budget.packets_per_second;
+            *rate = (*rate / 2).max(SLOWEST);
+            self.counters.eased += 1;
+        }
+    }
+
     /// The host does not grant it; perhaps later.
     pub(super) fn refused(&mut self, now: Instant) {
         if let State::Wanting(_) = self.state {
@@ -476,6 +485,9 @@ impl Search {
             }
             // The same search, after the other end has learnt our port.
             State::Running(run) if matches!(run.task, Task::Send { .. }) => {
+                if now < run.set_off_at + RESTART {
+                    return; // A peer that says it all the time is not heeded all the time.
+                }
                 run.task = Task::Send {
                     attempt,
                     address,
@@ -529,6 +541,7 @@ impl Search {
         let State::Running(run) = &mut self.state else {
             return;
         };
+        run.set_off_at = now;
         let Some(target) = self.target else {
             return;
         };
@@ -746,6 +759,8 @@ const AP: crate::wire::control::Dependence = crate::wire::control::Dependence::A
 pub(super) const OPENER_TTL: u8 = 4;
 /// A plain punch that should have succeeded has failed after this.
 const FALLBACK_WAIT: Duration = Duration::from_secs(4);
+/// Packets of a second that are never too many.
+const SLOWEST: u32 = 5;
 /// From a refused wish to the next.
 const REFUSED_WAIT: Duration = Duration::from_secs(30);
 /// From one attempt that costs little to the next.
@@ -754,6 +769,8 @@ const AGAIN: Duration = Duration::from_millis(250);
 const RETRIES: u32 = 12;
 /// Between two attempts that cost much, doubled four times.
 const COSTLY_PAUSE: Duration = Duration::from_secs(300);
+/// Between two beginnings of one sending.
+const RESTART: Duration = Duration::from_millis(100);
 /// How long an attempt lasts at most; and when the ports are known exactly.
 const LONGEST: Duration = Duration::from_secs(19);
 const LISTED_TIME: Duration = Duration::from_millis(1500);

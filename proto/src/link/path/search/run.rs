@@ -26,6 +26,7 @@ pub(super) struct Run {
     pub(super) entries: u32,
     pub(super) entries_left: u32,
     pub(super) ends: Instant,
+    pub(super) set_off_at: Instant,
     /// Whether the other end has been told what it needs.
     pub(super) told: bool,
     pub(super) retarget_to: Option<SocketAddr>,
@@ -62,6 +63,7 @@ impl Run {
             entries: 0,
             entries_left,
             ends: now + LONGEST,
+            set_off_at: now,
             told: false,
             retarget_to: None,
             checks: BTreeMap::new(),
@@ -236,11 +238,8 @@ impl Run {
         to: SocketAddr,
         now: Instant,
     ) {
-        let first = !self
-            .checks
-            .values()
-            .any(|&(by, sent, _)| (by, sent) == (socket, to));
-        self.entries += u32::from(first);
+        // A repetition makes no entry; but what a peer makes us repeat must end, too.
+        self.entries += 1;
         self.checks.insert(transaction, (socket, to, now));
     }
 
