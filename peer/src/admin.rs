@@ -7,10 +7,12 @@
 //!                 ◀── {"peer":…,"ms":21.4,"path":"direct"}\n or {"peer":…,"lost":true}\n or {"error":"…"}\n
 //! ```
 //!
-//! One JSON object per line each way, any number of questions one after another. What a question means is decided by
-//! [`crate::driver`]; here they are only carried.
+//! One JSON object per line each way, any number of questions one after another. Who is not answered is told why, by
+//! `{"refused":"…"}`: another user, or too many at once. What a question means is decided by [`crate::driver`]; here
+//! they are only carried.
 
 use std::io;
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -40,6 +42,70 @@ pub enum Request {
         /// The token.
         token: String,
     },
+    /// (Hub) about the virtual host.
+    VirtualHost {
+        /// What.
+        ask: VirtualHost,
+    },
+}
+
+/// A question about, or an order to, a hub's virtual host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "what", rename_all = "kebab-case")]
+pub enum VirtualHost {
+    /// Settings and counters.
+    Status,
+    /// On or off; what is not said stays.
+    Switch {
+        /// The NAT.
+        nat: Option<bool>,
+        /// The DHCP server.
+        dhcp: Option<bool>,
+    },
+    /// Other settings of the NAT.
+    NatSet(NatChange),
+    /// Other settings of the DHCP server.
+    DhcpSet(DhcpChange),
+    /// The session table.
+    NatTable,
+    /// The lease table.
+    DhcpTable,
+}
+
+/// What is to be different at the NAT; what is not said stays.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NatChange {
+    /// Seconds.
+    pub tcp_idle: Option<u64>,
+    /// Seconds.
+    pub udp_idle: Option<u64>,
+    /// Every ping is answered by the virtual host itself.
+    pub dummy_ping: Option<bool>,
+    /// All rules anew, as in "allow 192.168.1.0/24:80/tcp".
+    pub rules: Option<Vec<String>>,
+    /// All published ports anew.
+    pub publish: Option<Vec<String>>,
+}
+
+/// What is to be different at the DHCP server; what is not said stays, an empty text leaves the option out.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DhcpChange {
+    /// First address.
+    pub first: Option<Ipv4Addr>,
+    /// Last address.
+    pub last: Option<Ipv4Addr>,
+    /// Seconds.
+    pub lease: Option<u64>,
+    /// The default gateway.
+    pub gateway: Option<String>,
+    /// Resolvers, with commas between.
+    pub dns: Option<String>,
+    /// The domain.
+    pub domain: Option<String>,
+    /// Networks through the virtual host (option 121), with commas between; "lan" for those that this machine is in.
+    pub routes: Option<String>,
+    /// All reservations anew, as in "02:00:5e:10:00:01=192.168.30.20".
+    pub reserve: Option<Vec<String>>,
 }
 
 /// A question that waits for its answer.
@@ -63,8 +129,27 @@ pub enum AdminError {
         /// What the system said.
         error: io::Error,
     },
-    /// The process went away, or does not speak.
-    #[error("{0} does not answer; is it just ending?")]
+    /// Where the sockets are cannot be read.
+    #[error("{}: {error}; ask as the user whose processes these are", path.display())]
+    Hidden {
+        /// The directory or socket.
+        path: PathBuf,
+        /// What the system said.
+        error: io::Error,
+    },
+    /// Nobody listens there: the process has ended.
+    #[error("{0} has ended")]
+    Absent(String),
+    /// The process runs and said why it does not answer.
+    #[error("{name} runs, but does not answer us: {reason}")]
+    Refused {
+        /// Which process.
+        name: String,
+        /// Its own words.
+        reason: String,
+    },
+    /// The process is there, and says nothing.
+    #[error("{0} runs, but does not answer; it may be stopped, overloaded or just ending")]
     Silent(String),
     /// Its answer is not what this version understands.
     #[error("{0} answers in another way; its version may be another one, restart it")]
@@ -88,6 +173,7 @@ mod tests {
 
     use serde_json::json;
 
+    use super::server::listen_for;
     use super::*;
     use crate::config::state::State;
 
@@ -111,7 +197,7 @@ mod tests {
                 let _ = answer.send(json!({ "asked": request }));
             }
         });
-        let mut live = processes(&state).await.expect("lists");
+        let live = processes(&state).expect("lists");
         assert_eq!(live.len(), 1);
         assert_eq!(live[0].name(), "hub-office");
         let ping = Request::Ping {
@@ -124,13 +210,77 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_stale_socket_is_skipped_and_removed() {
+    async fn a_stale_socket_is_nobodys_and_is_removed() {
         let (_dir, state) = state();
+        drop(state.lock("hub-old").expect("free"));
         let path = state.run().join("hub-old.sock");
         drop(std::os::unix::net::UnixListener::bind(&path).expect("binds"));
         assert!(path.exists());
-        assert!(processes(&state).await.expect("lists").is_empty());
+        let error = ask_the_only_one(&state).await.expect_err("nobody");
+        assert!(matches!(error, AdminError::Absent(_)), "{error}");
         assert!(!path.exists());
+        assert!(processes(&state).expect("lists").is_empty());
+    }
+
+    #[tokio::test]
+    async fn no_directory_is_no_process() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let state = State::look(Some(&dir.path().join("none"))).expect("a place");
+        assert!(processes(&state).expect("lists").is_empty());
+    }
+
+    #[tokio::test]
+    async fn many_who_say_nothing_stop_nobody() {
+        let (_dir, state) = state();
+        let (listener, mut asked) = listen(&state, "hub-office").expect("listens");
+        tokio::spawn(async move {
+            while let Some(Asked { answer, .. }) = asked.recv().await {
+                let _ = answer.send(json!({}));
+            }
+        });
+        let mut idle = Vec::new();
+        for _ in 0..100 {
+            let stream = tokio::net::UnixStream::connect(listener.path()).await;
+            idle.push(stream.expect("connects"));
+        }
+        assert_eq!(ask_the_only_one(&state).await.expect("answers"), json!({}));
+    }
+
+    #[tokio::test]
+    async fn when_all_places_wait_for_an_answer_it_says_so() {
+        let (_dir, state) = state();
+        let (_listener, _asked) = listen(&state, "hub-office").expect("listens");
+        let mut waiting = tokio::task::JoinSet::new();
+        let refused = loop {
+            let state = state.clone();
+            waiting.spawn(async move { ask_the_only_one(&state).await });
+            // The first that are refused; the others wait for an answer that nobody gives.
+            if let Some(ended) = waiting.try_join_next() {
+                break ended.expect("no panic");
+            }
+            tokio::task::yield_now().await;
+        };
+        let error = refused.expect_err("no place").to_string();
+        assert!(
+            error.contains("hub-office runs") && error.contains("again"),
+            "{error}"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_stranger_is_told_that_he_is_one() {
+        let (_dir, state) = state();
+        let nobody = |_: &tokio::net::UnixStream| false;
+        let (_listener, _asked) = listen_for(&state, "hub-office", nobody).expect("listens");
+        let error = ask_the_only_one(&state).await.expect_err("refused");
+        assert!(matches!(error, AdminError::Refused { .. }), "{error}");
+        assert!(error.to_string().contains("as that user"), "{error}");
+    }
+
+    async fn ask_the_only_one(state: &State) -> Result<Value, AdminError> {
+        let all = processes(state).expect("lists");
+        assert_eq!(all.len(), 1);
+        all[0].ask(&Request::Status).await
     }
 
     #[tokio::test]
@@ -183,7 +333,7 @@ mod tests {
         let (_dir, state) = state();
         let (_listener, mut asked) = listen(&state, "hub-office").expect("listens");
         tokio::spawn(async move { while asked.recv().await.is_some() {} });
-        let mut live = processes(&state).await.expect("lists");
+        let live = processes(&state).expect("lists");
         let answer = live[0].ask(&Request::Status).await.expect("an answer");
         assert!(answer["error"].is_string());
     }

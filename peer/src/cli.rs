@@ -2,6 +2,7 @@
 //!
 //! Exit codes: 0 done, 2 the flags make no sense, 1 everything else. An error is one sentence on stderr.
 
+use std::ffi::OsString;
 use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -15,7 +16,9 @@ mod connect;
 mod invite;
 mod ping;
 mod rendezvous;
+mod secure_nat;
 mod serve;
+mod sim;
 mod start;
 mod status;
 mod table;
@@ -48,15 +51,20 @@ enum Verb {
     Invite(invite::Flags),
     Status(status::Flags),
     Ping(ping::Flags),
+    SecureNat(secure_nat::SecureNat),
+    Nat(secure_nat::Nat),
+    Dhcp(secure_nat::Dhcp),
     Rendezvous(kuguri_rendezvous::Options),
     Demo(crate::demo::Options),
+    Bench(crate::bench::Options),
+    Sim(sim::Flags),
 }
 
 /// Reads the arguments of the process and does what they say.
 #[must_use]
 pub fn main() -> ExitCode {
     let started = Instant::now();
-    let arguments = Arguments::parse();
+    let arguments = Arguments::parse_from(translated(std::env::args_os()));
     match run(arguments, started) {
         Ok(code) => code,
         Err(error) => {
@@ -67,20 +75,45 @@ pub fn main() -> ExitCode {
     }
 }
 
+/// The arguments with a verb of vpncmd's in our words.
+fn translated(mut arguments: impl Iterator<Item = OsString>) -> Vec<OsString> {
+    let program = arguments.next();
+    let mut all: Vec<OsString> = program.into_iter().collect();
+    let Some(verb) = arguments.next() else {
+        return all;
+    };
+    match verb.to_str().and_then(secure_nat::translate) {
+        Some(words) => all.extend(words.iter().map(Into::into)),
+        None => all.push(verb),
+    }
+    all.extend(arguments);
+    all
+}
+
 fn run(arguments: Arguments, started: Instant) -> anyhow::Result<ExitCode> {
+    let named = arguments.state.as_deref();
     let state = || {
         log_to_stderr();
-        State::open(arguments.state.as_deref())
+        State::open(named)
+    };
+    let look = || {
+        log_to_stderr();
+        State::look(named)
     };
     match arguments.verb {
-        // These two log in their own way, and the demo must start before there is any thread.
+        // These log in their own way, and demo and bench must start before there is any thread.
         Verb::Rendezvous(options) => rendezvous::run(options, arguments.state),
         Verb::Demo(options) => crate::demo::run(&options),
+        Verb::Bench(options) => crate::bench::run(&options),
+        Verb::Sim(flags) => sim::run(flags),
         Verb::Serve(flags) => serve::run(flags, &state()?, started),
         Verb::Connect(flags) => connect::run(flags, &state()?, started),
-        Verb::Invite(flags) => invite::run(&flags, &state()?),
-        Verb::Status(flags) => status::run(&flags, &state()?),
-        Verb::Ping(flags) => ping::run(&flags, &state()?),
+        Verb::Invite(flags) => invite::run(&flags, &look()?),
+        Verb::Status(flags) => status::run(&flags, &look()?),
+        Verb::Ping(flags) => ping::run(&flags, &look()?),
+        Verb::SecureNat(flags) => secure_nat::secure_nat(&flags, &look()?),
+        Verb::Nat(flags) => secure_nat::nat(flags, &look()?),
+        Verb::Dhcp(flags) => secure_nat::dhcp(flags, &look()?),
     }
 }
 
@@ -98,6 +131,15 @@ fn block_on<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<
 fn print(line: &str) {
     let mut out = anstream::stdout();
     let _ = writeln!(out, "{line}").and_then(|()| out.flush());
+}
+
+/// No process of this state directory runs; others may, of another one.
+fn nothing_runs(state: &State) -> String {
+    format!(
+        "nothing runs here ({}); start `kuguri serve` or `kuguri connect`, or look as the user who did (sudo has a \
+         directory of its own), or name the directory with --state DIR",
+        state.run().display()
+    )
 }
 
 /// What the modules log, for who looks for a fault: KUGURI_LOG=debug, or trace, or kuguri_proto::link=trace.

@@ -3,5 +3,7 @@
 //! Knows files and their formats; knows nothing of sockets, and decides nothing about the network.
 
 pub mod address;
+pub mod file;
 pub mod hub;
+pub mod leases;
 pub mod state;

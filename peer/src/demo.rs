@@ -3,45 +3,47 @@
 //!
 //! ```text
 //!   outside   this process: starts itself again in a new world, waits, clears away its files
+//!             capture the file for Wireshark, opened first
 //!   inside    stage   the Internet and its machines (kuguri_sim::lab)
 //!             cast    the kuguri processes on them
 //!             story   what happens, step by step: ping · transfer · listener
+//!             summary what was measured
 //!             report  what the person sees
 //! ```
 //!
 //! It decides nothing that Kuguri decides; it sees only what any user sees: events, `status`, sockets.
 
 use std::env;
-use std::ffi::OsString;
-use std::fs;
-use std::io;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
+use std::process::{ExitCode, Stdio};
 use std::thread;
 
 use anyhow::{Context, bail};
-use kuguri_sim::lab::{Lab, Refusal, World, world};
-use tokio::signal::unix::{SignalKind, signal};
+use kuguri_sim::lab::{Lab, World};
 
-mod cast;
+use crate::again;
+use crate::cast::Cast;
+
+mod capture;
 mod keep;
 mod listener;
 mod ping;
 mod report;
-mod stage;
+pub mod stage;
 mod story;
+mod summary;
 mod transfer;
 
-pub use stage::Nats;
-
-use cast::Cast;
-use report::{Report, Summary};
+use capture::Capture;
+use report::Report;
+use stage::{Nats, Setting};
+use summary::Summary;
 
 /// Show everything on this machine: an office, a home and a VPS behind pretended NATs, and Kuguri between them
 ///
-/// Needs no right and changes nothing: all of it lives in namespaces that end with it. The machines are real to the
-/// programs on them; links and NATs between them are Kuguri's simulator. Takes a few seconds.
+/// Needs no right and changes nothing: all of it lives in namespaces that end with it.
+/// The machines are real to the programs on them; links and NATs between them are
+/// Kuguri's simulator. Takes a few seconds.
 ///
 ///   $ kuguri demo
 ///   $ kuguri demo --nat office=symmetric,home=cone
@@ -49,7 +51,7 @@ use report::{Report, Summary};
 #[derive(Clone, Debug, clap::Args)]
 #[command(verbatim_doc_comment)]
 pub struct Options {
-    /// The NATs: open, full-cone, restricted, port-restricted (or cone), symmetric, symmetric-sequential
+    /// The NATs: open, firewall, full-cone, restricted, port-restricted (or cone), symmetric, symmetric-sequential, linux
     #[arg(long, value_name = "office=TYPE,home=TYPE", default_value_t)]
     pub nat: Nats,
     /// Leave it up at the end, and say how to look around
@@ -74,41 +76,16 @@ pub struct Options {
 pub fn run(options: &Options) -> anyhow::Result<ExitCode> {
     match (World::here(), &options.files) {
         (Some(world), Some(files)) => inside(&world, options, files),
-        _ => outside(),
+        _ => outside(options),
     }
 }
 
-/// Waits for the demo in its world; ends it when told to end.
-fn outside() -> anyhow::Result<ExitCode> {
-    let files = Files::new()?;
-    let mut arguments: Vec<OsString> = env::args_os().skip(1).collect();
-    arguments.extend(["--files".into(), files.0.clone().into()]);
-    let command = world::command(arguments)?;
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
-    let status = runtime.block_on(wait(command.into()))?;
-    Ok(ExitCode::from(status))
-}
-
-/// The exit status of the world, or of who was asked to stop it.
-async fn wait(mut command: tokio::process::Command) -> anyhow::Result<u8> {
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut hang_up = signal(SignalKind::hangup())?;
-    let mut child = command.spawn().map_err(Refusal::of_namespaces)?;
-    let signal = tokio::select! {
-        status = child.wait() => {
-            let code = status?.code().unwrap_or(1);
-            return Ok(u8::try_from(code).unwrap_or(1));
-        }
-        _ = interrupt.recv() => SignalKind::interrupt(),
-        _ = terminate.recv() => SignalKind::terminate(),
-        _ = hang_up.recv() => SignalKind::hangup(),
-    };
-    // The kernel ends everything in the world with its first process.
-    child.kill().await?;
-    Ok(u8::try_from(128 + signal.as_raw_value()).unwrap_or(1))
+/// The demo in its world.
+fn outside(options: &Options) -> anyhow::Result<ExitCode> {
+    // First, so that nothing is done in vain; and out here, where root may still write in a user's directory.
+    let capture = options.pcap.as_deref().map(Capture::create).transpose()?;
+    let stdin = capture.map_or_else(Stdio::null, Capture::into_stdin);
+    again::in_a_new_world("demo", env::args_os().skip(1).collect(), stdin)
 }
 
 fn inside(world: &World, options: &Options, files: &Path) -> anyhow::Result<ExitCode> {
@@ -117,15 +94,18 @@ fn inside(world: &World, options: &Options, files: &Path) -> anyhow::Result<Exit
         "An office behind a {} NAT, a home behind a {} NAT and a VPS, 40 ms there and back between any two of them",
         options.nat.office, options.nat.home
     ));
-    let lab = stage::build(world, options.nat)?;
+    let lab = Setting::demo().build(world, options.nat)?;
     let program = env::current_exe().context("cannot find this program's own file")?;
     let mut cast = Cast::new(&lab, program, files.to_owned());
     let told = tell(&lab, &mut cast, &report, options.nat);
     if let Some(file) = &options.pcap {
-        stage::write_pcap(&lab, file)?;
-        report.step("", &format!("the public side is in {}", file.display()));
+        Capture::from_stdin()
+            .and_then(|capture| capture.write(&stage::pcap(&lab)))
+            .with_context(|| format!("cannot write {}", file.display()))?;
+        report.step("listener", &format!("what it saw is in {}", file.display()));
     }
-    let summary = told?;
+    let mut summary = told?;
+    summary.judge(report.elapsed());
     report.summary(&summary);
     if options.keep {
         report.advice(&keep::advice(&cast));
@@ -148,6 +128,8 @@ fn tell(lab: &Lab, cast: &mut Cast<'_>, report: &Report, nats: Nats) -> anyhow::
     Ok(Summary {
         office_nat: nats.office.to_string(),
         home_nat: nats.home.to_string(),
+        goals: Vec::new(),
+        linked_ms: arrival.linked_ms,
         first_ping_ms: arrival.first_ping_ms,
         first_frame_ms: arrival.first_frame_ms,
         first_frame: arrival.first_frame.clone(),
@@ -171,28 +153,4 @@ fn verdict(summary: &Summary, nats: Nats) -> anyhow::Result<ExitCode> {
         bail!("a ping was never answered");
     }
     Ok(ExitCode::SUCCESS)
-}
-
-/// A directory for the demo's processes, gone when it is dropped.
-struct Files(PathBuf);
-
-impl Files {
-    fn new() -> anyhow::Result<Self> {
-        let name = format!("kuguri-demo-{}", std::process::id());
-        let path = env::temp_dir().join(name);
-        match fs::DirBuilder::new().mode(0o700).create(&path) {
-            Ok(()) => Ok(Self(path)),
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                bail!("{} is there already; remove it", path.display())
-            }
-            Err(error) => Err(error).with_context(|| format!("cannot make {}", path.display())),
-        }
-    }
-}
-
-impl Drop for Files {
-    fn drop(&mut self) {
-        // What cannot be removed is small and in the temporary directory.
-        let _ = fs::remove_dir_all(&self.0);
-    }
 }

@@ -3,12 +3,13 @@
 //! ```text
 //!            ┌──────────────── one turn ─────────────────┐
 //!   wake ─▶ one batch in ─▶ due timeout ─▶ drain ─▶ sleep until the next wake
-//!   udp · card · timer ·                   transmits ─▶ udp
+//!   data plane · timer ·                   transmits ─▶ udp
 //!   question · address · stop              frames ────▶ card
 //!                                          events ────▶ observer, who asked
+//!                                          what is decided ─▶ data plane
 //! ```
 //!
-//! Everything runs in one task, so nothing is locked. A turn takes one bounded batch, so nobody starves. It decides
+//! Frames do not come here: the data plane moves them, and hands up what needs a decision. Everything else runs in one task. A turn takes one bounded batch, so nobody starves. It decides
 //! nothing about the network: what is done is what the node says.
 
 use std::collections::BTreeMap;
@@ -24,15 +25,19 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::admin::{Asked, Request};
 use crate::config::hub::Token;
+use crate::dataplane::{DataPlane, Up};
 use crate::local;
 use crate::output::{CardState, Saying, path, refusal_text};
 use crate::punch_sockets::PunchSockets;
 use crate::route::{Routes, Settings};
-use crate::tap::{Card, LARGEST_FRAME};
-use crate::udp::{Buffers, UdpSocket};
+use crate::tap::Card;
+use crate::udp::UdpSocket;
 use crate::whereabouts::{Sleep, gateway};
+use secure_nat::SecureNat;
 
 mod find;
+mod network;
+pub mod secure_nat;
 
 pub use find::find_peer;
 
@@ -45,6 +50,8 @@ pub struct Parts {
     pub socket: UdpSocket,
     /// The virtual LAN card, when there is one.
     pub plug: Option<Plug>,
+    /// What a hub's virtual host does; nothing for a member.
+    pub secure_nat: Option<secure_nat::Wanted>,
     /// Questions from other processes.
     pub asked: mpsc::Receiver<Asked>,
     /// The user wants it to end; twice: at once.
@@ -66,14 +73,6 @@ pub struct Plug {
 
 /// Who hears what happens; an error ends the loop.
 pub trait Observe {
-    /// All that could be refused at once was not; the loop begins.
-    ///
-    /// # Errors
-    /// When something cannot be kept or shown and the peer had better not start.
-    fn ready(&mut self) -> anyhow::Result<()> {
-        Ok(())
-    }
-
     /// Something has happened.
     ///
     /// # Errors
@@ -89,6 +88,8 @@ pub struct Driver<O> {
     changes: mpsc::Receiver<()>,
     started: Instant,
     settings: Option<Settings>,
+    secure_nat: Option<SecureNat>,
+    network: network::Routed,
     told: Vec<SocketAddr>,
     gateway: Option<IpAddr>,
     sleep: Sleep,
@@ -97,9 +98,12 @@ pub struct Driver<O> {
     first_answer_by: Option<Instant>,
     end: End,
     more: bool,
+    /// Whether the rendezvous has ever known us.
+    registered: bool,
+    plane: DataPlane,
     punch: PunchSockets,
-    buffers: Buffers,
-    frame: Vec<u8>,
+    /// When to look at what the data plane has seen, while frames flow.
+    look: Option<Instant>,
 }
 
 /// How far the end is.
@@ -115,27 +119,35 @@ enum End {
 
 /// What a turn begins with.
 enum Wake {
-    Socket,
-    Punch(SocketId),
-    Card,
+    Up(Up),
+    Active,
     Timer,
     Asked(Asked),
+    Nat,
     Addresses,
     Stop,
 }
 
 impl<O: Observe> Driver<O> {
     /// A loop around `node`; needs a runtime.
-    #[must_use]
-    pub fn new(node: Node, parts: Parts, observer: O) -> Self {
+    ///
+    /// # Errors
+    /// When the data plane's threads cannot be started.
+    pub fn new(node: Node, mut parts: Parts, observer: O) -> std::io::Result<Self> {
         let now = Instant::now();
-        Self {
+        let secure_nat = parts.secure_nat.take().map(SecureNat::new);
+        let card = parts.plug.as_ref().map(|plug| plug.card.port());
+        Ok(Self {
+            plane: DataPlane::start(parts.socket.shared(), card)?,
+            look: None,
             node,
             observer,
             parts,
             changes: local::changes(),
             started: now,
             settings: None,
+            secure_nat,
+            network: network::Routed::default(),
             told: Vec::new(),
             gateway: None,
             sleep: Sleep::new(),
@@ -144,10 +156,9 @@ impl<O: Observe> Driver<O> {
             first_answer_by: Some(now + FIRST_ANSWER),
             end: End::Running,
             more: false,
+            registered: false,
             punch: PunchSockets::default(),
-            buffers: Buffers::new(),
-            frame: vec![0; LARGEST_FRAME],
-        }
+        })
     }
 
     /// Runs until it is told to stop, or cannot go on.
@@ -156,10 +167,14 @@ impl<O: Observe> Driver<O> {
     /// When the peer cannot go on: refused, a wrong key, or its card or files cannot be set.
     pub async fn run(mut self) -> anyhow::Result<()> {
         self.tell_addresses();
+        self.apply_secure_nat();
         loop {
             self.drain().await;
             if let End::Stopped(problem) = &mut self.end {
                 let problem = problem.take();
+                self.end_secure_nat();
+                self.plane.stop();
+                drop(self.plane);
                 if let Some(Plug { card, routes, .. }) = self.parts.plug {
                     card.close(&routes).await;
                 }
@@ -173,18 +188,13 @@ impl<O: Observe> Driver<O> {
 
     async fn wake(&mut self) -> Wake {
         let timer = self.next_timer();
-        let Parts {
-            socket,
-            plug,
-            asked,
-            stop,
-            ..
-        } = &mut self.parts;
-        let card = plug.as_ref().map(|plug| &plug.card);
+        let Parts { asked, stop, .. } = &mut self.parts;
+        let plane = &mut self.plane;
+        let active = plane.watch();
         tokio::select! {
-            _ = socket.ready() => Wake::Socket,
-            id = self.punch.ready() => Wake::Punch(id),
-            () = readable(card) => Wake::Card,
+            Some(up) = plane.recv() => Wake::Up(up),
+            () = active.notified() => Wake::Active,
+            () = nat_ready(self.secure_nat.as_ref()) => Wake::Nat,
             () = at(timer) => Wake::Timer,
             Some(()) = stop.recv() => Wake::Stop,
             Some(question) = asked.recv() => Wake::Asked(question),
@@ -200,60 +210,81 @@ impl<O: Observe> Driver<O> {
             End::Stopping(by, _) => Some(*by),
             End::Running | End::Stopped(_) => None,
         };
-        let timers = [self.node.poll_timeout(), self.first_answer_by, stop_by];
+        let room = self.parts.socket.is_waiting();
+        let room = room.then(|| Instant::now() + ROOM_AGAIN);
+        let node = self.node.poll_timeout();
+        let leases = self.secure_nat.as_ref().and_then(SecureNat::next_timer);
+        let timers = [node, self.first_answer_by, stop_by, self.look, room, leases];
         timers.into_iter().flatten().min()
     }
 
     fn take_in(&mut self, wake: Wake) {
         match wake {
-            Wake::Socket => self.take_datagrams(),
-            Wake::Punch(id) => self.take_punched(id),
-            Wake::Card => self.take_frames(),
+            Wake::Up(up) => self.take_up(up),
+            Wake::Active => self.look = Some(Instant::now() + BETWEEN_LOOKS),
             Wake::Timer => {}
             Wake::Asked(asked) => self.take_question(asked),
-            Wake::Addresses => self.tell_addresses(),
+            Wake::Nat => self.take_nat(),
+            Wake::Addresses => {
+                self.tell_addresses();
+                self.addresses_changed();
+            }
             Wake::Stop => self.take_stop(),
         }
     }
 
-    fn take_datagrams(&mut self) {
-        let (node, now) = (&mut self.node, Instant::now());
-        let each = |remote, payload: &mut [u8]| {
-            node.handle_datagram(SocketId::MAIN, remote, payload, now);
-        };
-        self.parts.socket.receive(&mut self.buffers, each);
-    }
-
-    fn take_punched(&mut self, id: SocketId) {
-        let (node, now) = (&mut self.node, Instant::now());
-        let each = |remote, payload: &mut [u8]| node.handle_datagram(id, remote, payload, now);
-        self.punch.receive(id, &mut self.buffers, each);
-    }
-
-    fn drain_socket_requests(&mut self) {
-        while let Some(request) = self.node.poll_socket() {
-            if let Some(command) = self.punch.apply(request) {
-                self.node.handle_command(command, Instant::now());
+    /// What the data plane hands up, and more of it if there is.
+    fn take_up(&mut self, first: Up) {
+        let now = Instant::now();
+        let mut next = Some(first);
+        let mut left = UPS;
+        while let Some(up) = next.take() {
+            match up {
+                Up::Datagram {
+                    socket,
+                    remote,
+                    mut bytes,
+                } => self.node.handle_datagram(socket, remote, &mut bytes, now),
+                Up::Opened {
+                    index,
+                    chunks,
+                    size,
+                    via,
+                } => self.node.handle_opened(index, &chunks, size, via, now),
+                Up::Heard { index, via } => self.node.handle_heard(index, via, now),
+                Up::LinkFrame { index, frame } => self.node.handle_opened_frame(index, frame, now),
+                Up::CardFrame(frame) => self.node.handle_frame(&frame, now),
+                Up::Broken => self.begin_to_end(Some(anyhow!(
+                    "a fault in this program has stopped the frames; please report what stands above, and start it again"
+                ))),
             }
+            left -= 1;
+            next = if left > 0 {
+                self.plane.try_recv()
+            } else {
+                None
+            };
         }
     }
 
-    fn take_frames(&mut self) {
-        let Some(plug) = &mut self.parts.plug else {
-            return;
-        };
-        let now = Instant::now();
-        for _ in 0..FRAMES {
-            let Some(frame) = plug.card.receive(&mut self.frame) else {
-                return;
-            };
-            self.node.handle_frame(frame, now);
+    /// Looks at what the data plane has seen; goes on as long as anything waits for an answer.
+    fn look(&mut self, now: Instant) {
+        self.look = None;
+        let mut waits = self.node.take_traffic(now);
+        if !waits {
+            self.plane.park();
+            // What left in between was told to nobody.
+            waits = self.node.take_traffic(now);
+        }
+        if waits {
+            self.look = Some(now + BETWEEN_LOOKS);
         }
     }
 
     fn take_stop(&mut self) {
         let again = !matches!(self.end, End::Running);
-        self.begin_to_end(None);
+        let problem = (!self.registered).then(|| anyhow!(NEVER_REGISTERED));
+        self.begin_to_end(problem);
         if again {
             self.give_up();
         }
@@ -264,6 +295,7 @@ impl<O: Observe> Driver<O> {
             Request::Status => Ok(self.report()),
             Request::Ping { peer } => return self.begin_ping(peer.as_deref(), answer),
             Request::AddToken { token } => self.add_token(token),
+            Request::VirtualHost { ask } => return self.ask_virtual_host(ask, answer),
         };
         let value = result.unwrap_or_else(|problem| json!({ "error": problem }));
         // Who asked may have gone.
@@ -316,6 +348,7 @@ impl<O: Observe> Driver<O> {
             "uptime_seconds": self.started.elapsed().as_secs_f64(),
             "port": self.parts.socket.port().ok(),
             "udp": self.parts.socket.counters(),
+            "offload": self.plane.in_use(),
             "card": self.card_state(),
             "card_counters": self.parts.plug.as_ref().map(|plug| plug.card.counters()),
             "node": self.node.status(Instant::now()),
@@ -357,6 +390,9 @@ impl<O: Observe> Driver<O> {
         if self.node.poll_timeout().is_some_and(|due| due <= now) {
             self.node.handle_timeout(now);
         }
+        if self.look.is_some_and(|by| by <= now) {
+            self.look(now);
+        }
         if self.first_answer_by.is_some_and(|by| by <= now) {
             self.first_answer_by = None;
             let reason = "no answer from the rendezvous yet, still trying; is it running, does its name or address \
@@ -365,21 +401,37 @@ impl<O: Observe> Driver<O> {
             let fatal = false;
             self.say(&Saying::Node(&Event::RendezvousFailed { reason, fatal }));
         }
+        self.keep_leases_if_due(now);
         if matches!(self.end, End::Stopping(by, _) if by <= now) {
             self.give_up();
         }
     }
 
+    /// Sockets are there before anything goes by them.
+    fn drain_socket_requests(&mut self) {
+        while let Some(request) = self.node.poll_socket() {
+            if let Some(command) = self.punch.apply(request, &mut self.plane) {
+                self.node.handle_command(command, Instant::now());
+            }
+        }
+    }
+
     async fn drain(&mut self) {
         self.drain_socket_requests();
+        if let Some(secure_nat) = &mut self.secure_nat {
+            secure_nat.give(&mut self.node);
+        }
         self.drain_transmits();
         while let Some(frame) = self.node.poll_frame() {
-            if let Some(plug) = &mut self.parts.plug {
+            if let Some(plug) = &self.parts.plug {
                 plug.card.send(&frame);
             }
         }
         while let Some(event) = self.node.poll_event() {
             self.take_event(event).await;
+        }
+        if let Some(plane) = self.node.poll_plane(Instant::now()) {
+            self.plane.publish(plane);
         }
     }
 
@@ -404,7 +456,10 @@ impl<O: Observe> Driver<O> {
     async fn take_event(&mut self, event: Event) {
         self.say(&Saying::Node(&event));
         match event {
-            Event::Registered { .. } => self.first_answer_by = None,
+            Event::Registered { .. } => {
+                self.first_answer_by = None;
+                self.registered = true;
+            }
             Event::RendezvousFailed { reason, fatal } => {
                 self.first_answer_by = None;
                 if fatal {
@@ -412,7 +467,30 @@ impl<O: Observe> Driver<O> {
                 }
             }
             Event::Refused(refusal) => self.begin_to_end(Some(anyhow!(refusal_text(refusal)))),
-            Event::Joined { address, mtu, .. } => self.set_card(Settings { mtu, address }).await,
+            Event::Joined {
+                address,
+                mtu,
+                gateway,
+                ..
+            } => {
+                self.set_card(Settings { mtu, address }).await;
+                self.network.gateway = gateway;
+                self.set_routes().await;
+            }
+            Event::Card { address, mtu } => {
+                let address = Some(address);
+                self.set_card(Settings { mtu, address }).await;
+            }
+            Event::Network {
+                routes,
+                own,
+                dns,
+                domain,
+            } => {
+                self.network.wanted = routes;
+                self.set_routes().await;
+                self.say_network(own, dns, domain);
+            }
             Event::Pong {
                 peer,
                 id,
@@ -425,6 +503,7 @@ impl<O: Observe> Driver<O> {
             Event::PingLost { peer, id } => {
                 self.end_ping(id, json!({ "peer": peer, "lost": true }));
             }
+            Event::LeasesChanged => self.leases_changed(),
             Event::Stopped => self.give_up(),
             Event::PeerAbsent { .. }
             | Event::LinkUp { .. }
@@ -432,7 +511,8 @@ impl<O: Observe> Driver<O> {
             | Event::LinkDown { .. }
             | Event::MemberJoined { .. }
             | Event::MemberRefused { .. }
-            | Event::FirstFrame { .. } => {}
+            | Event::FirstFrame { .. }
+            | Event::Dhcp(_) => {}
         }
     }
 
@@ -503,10 +583,9 @@ impl<O: Observe> Driver<O> {
     }
 }
 
-async fn readable(card: Option<&Card>) {
-    match card {
-        // An error shows at the next read.
-        Some(card) => drop(card.readable().await),
+async fn nat_ready(secure_nat: Option<&SecureNat>) {
+    match secure_nat {
+        Some(secure_nat) => secure_nat.ready().await,
         None => pending().await,
     }
 }
@@ -518,12 +597,19 @@ async fn at(time: Option<Instant>) {
     }
 }
 
+/// What a peer has done that was stopped too early.
+pub(crate) const NEVER_REGISTERED: &str =
+    "stopped before it was registered at the rendezvous; nobody was reached";
 /// When a silence of the rendezvous is told.
 const FIRST_ANSWER: Duration = Duration::from_secs(5);
 /// How long goodbyes may take.
 const GOODBYE: Duration = Duration::from_secs(1);
-/// Frames taken in one turn.
-const FRAMES: usize = 64;
+/// Things from the data plane taken in one turn.
+const UPS: usize = 64;
+/// Between looks at what the data plane has seen.
+const BETWEEN_LOOKS: Duration = Duration::from_millis(200);
+/// When a full socket buffer is tried again.
+const ROOM_AGAIN: Duration = Duration::from_millis(1);
 /// Transmits sent in one turn.
 const TRANSMITS: usize = 256;
 /// Pings under way.

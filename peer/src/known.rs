@@ -9,7 +9,8 @@ use std::path::PathBuf;
 use kuguri_proto::identity::PeerId;
 use serde::{Deserialize, Serialize};
 
-use crate::config::state::{self, State, StateError};
+use crate::config::file;
+use crate::config::state::{State, StateError};
 
 /// The keys that are kept.
 #[derive(Debug)]
@@ -36,7 +37,7 @@ impl Known {
     /// When the file is corrupt.
     pub fn open(state: &State) -> Result<Self, StateError> {
         let path = state.file("known-rendezvous.toml");
-        let contents = state::read_toml(&path)?.unwrap_or_default();
+        let contents = file::read_toml(&path)?.unwrap_or_default();
         Ok(Self { path, contents })
     }
 
@@ -59,19 +60,10 @@ impl Known {
             return Ok(false);
         }
         // Another process may have kept something meanwhile; its lines stay.
-        self.contents = state::read_toml(&self.path)?.unwrap_or_default();
+        self.contents = file::read_toml(&self.path)?.unwrap_or_default();
         self.contents.keys.insert(rendezvous.to_owned(), key);
-        state::write_toml(&self.path, &self.contents)?;
+        file::write_toml(&self.path, &self.contents)?;
         Ok(true)
-    }
-
-    /// What to do about a key that is not the kept one.
-    #[must_use]
-    pub fn advice(&self) -> String {
-        format!(
-            "if it was changed on purpose, give the new one with --rendezvous-key or remove its line from {}",
-            self.path.display()
-        )
     }
 }
 

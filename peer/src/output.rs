@@ -18,6 +18,8 @@
 //! | `member-joined` | `peer`, `host_name`, `address` |
 //! | `member-refused` | `peer`, `reason`: as in `refused` |
 //! | `first-frame` | `peer`, `path`: `direct` or `relayed` |
+//! | `network` | `routes`, `own`, `dns`, `domain`: what is behind the hub's virtual host |
+//! | `nat` | `nat`: one of `tcp-created`, `tcp-connected`, `tcp-failed`, `tcp-deleted`, `udp-created`, `udp-deleted`, `refused`, `loop`, `dhcp-created`, …, and its fields |
 //! | `note` | `text`: anything else that a person should read |
 //! | `stopped` | |
 //!
@@ -29,11 +31,14 @@ use std::net::IpAddr;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
+use kuguri_proto::gateway::NatEvent;
 use kuguri_proto::node::Event;
 use kuguri_proto::wire::control::Refusal;
 use serde_json::{Value, json};
 
 use crate::tap::CardKind;
+
+mod nat;
 
 /// The virtual LAN card as it stands now.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
@@ -59,8 +64,25 @@ pub enum Saying<'a> {
     Invite(&'a str),
     /// The virtual LAN card is up, or has another address now.
     Card(&'a CardState),
+    /// What happened at the virtual host's NAT or DHCP server.
+    Nat(&'a NatEvent),
+    /// The card's routes, and what else the hub's network has.
+    Network(&'a NetworkState),
     /// One sentence.
     Note(&'a str),
+}
+
+/// What a hub's network has for a member.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct NetworkState {
+    /// Networks that are reached through the virtual LAN card now.
+    pub routes: Vec<String>,
+    /// Networks there that this machine is in itself, and so reaches by its own card.
+    pub own: Vec<String>,
+    /// Resolvers there.
+    pub dns: Vec<IpAddr>,
+    /// The domain of names there.
+    pub domain: String,
 }
 
 /// Where sayings go.
@@ -198,6 +220,8 @@ fn object(saying: &Saying<'_>, elapsed: Duration) -> Option<Value> {
         Saying::Node(event) => node_object(event)?,
         Saying::Invite(invite) => ("invite", json!({ "invite": invite })),
         Saying::Card(card) => ("card", json!(card)),
+        Saying::Nat(event) => nat::object(event)?,
+        Saying::Network(network) => ("network", json!(network)),
         Saying::Note(text) => ("note", json!({ "text": text })),
     };
     let milliseconds = (elapsed.as_secs_f64() * 1e6).round() / 1e3;
@@ -233,6 +257,9 @@ fn node_object(event: &Event) -> Option<(&'static str, Value)> {
             "joined",
             json!({ "hub_name": hub_name, "address": address.map(with_prefix), "gateway": gateway, "mtu": mtu }),
         ),
+        Event::Dhcp(event) => return nat::object(event),
+        // The driver says what has become of it.
+        Event::Network { .. } | Event::LeasesChanged => return None,
         Event::Refused(refusal) => ("refused", json!({ "reason": refusal_code(*refusal) })),
         Event::MemberJoined {
             peer,
@@ -251,7 +278,8 @@ fn node_object(event: &Event) -> Option<(&'static str, Value)> {
             json!({ "peer": peer, "reason": refusal_code(*refusal) }),
         ),
         Event::Stopped => ("stopped", json!({})),
-        Event::Pong { .. } | Event::PingLost { .. } => return None,
+        // What is set on the card is told when it is set.
+        Event::Card { .. } | Event::Pong { .. } | Event::PingLost { .. } => return None,
     })
 }
 
@@ -259,6 +287,8 @@ fn text(saying: &Saying<'_>) -> Option<String> {
     Some(match saying {
         Saying::Node(event) => return node_text(event),
         Saying::Invite(invite) => (*invite).to_owned(),
+        Saying::Nat(event) => return nat::text(event),
+        Saying::Network(network) => return nat::network(network),
         Saying::Note(text) => (*text).to_owned(),
         Saying::Card(card) => {
             let address = card.address.as_deref().unwrap_or("no address");
@@ -277,7 +307,7 @@ fn node_text(event: &Event) -> Option<String> {
         Event::RendezvousFailed { fatal: true, .. } | Event::Refused(_) => return None,
         Event::RendezvousFailed { reason, .. } => reason.clone(),
         Event::PeerAbsent { peer } => format!(
-            "the hub {} is not there now; waiting for it (is kuguri serve running?)",
+            "the hub {} is not registered at the rendezvous now; waiting until `kuguri serve` runs there",
             peer.short()
         ),
         Event::LinkUp { peer, cipher } => format!("linked to {} ({cipher})", peer.short()),
@@ -320,7 +350,13 @@ fn node_text(event: &Event) -> Option<String> {
             format!("refused {}: {why}", peer.short())
         }
         Event::Stopped => "stopped".to_owned(),
-        Event::Pong { .. } | Event::PingLost { .. } => return None,
+        Event::Dhcp(event) => return nat::text(event),
+        // What is set on the card is told when it is set.
+        Event::Card { .. }
+        | Event::Pong { .. }
+        | Event::PingLost { .. }
+        | Event::Network { .. }
+        | Event::LeasesChanged => return None,
     })
 }
 
@@ -407,7 +443,7 @@ mod tests {
                 reason: "gone".into(),
             },
             Event::Joined {
-                hub_name: "office".into(),
+                hub_name: "office\x1b[2J\r".into(),
                 address: Some((host, 24)),
                 gateway: None,
                 mtu: 1400,

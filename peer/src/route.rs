@@ -5,8 +5,9 @@ use std::os::fd::RawFd;
 
 use kuguri_proto::wire::ethernet::MacAddr;
 use rtnetlink::packet_route::address::AddressMessage;
-use rtnetlink::packet_route::link::LinkMessage;
-use rtnetlink::{AddressMessageBuilder, Handle, LinkUnspec, LinkVeth};
+use rtnetlink::packet_route::link::{LinkAttribute, LinkMessage};
+use rtnetlink::packet_route::route::RouteMessage;
+use rtnetlink::{AddressMessageBuilder, Handle, LinkUnspec, LinkVeth, RouteMessageBuilder};
 
 /// Why an interface cannot be set.
 #[derive(Debug, thiserror::Error)]
@@ -98,6 +99,15 @@ impl Routes {
     ) -> Result<(), RouteError> {
         let message = LinkUnspec::new_with_index(index).mtu(now.mtu.into()).up();
         self.set(message.build(), "setting MTU and state").await?;
+        // Only a matter of speed, and unknown to old kernels.
+        let size = LinkAttribute::GsoMaxSize(LARGEST_SUPER_FRAME);
+        let message = LinkUnspec::new_with_index(index).append_extra_attribute(size);
+        if let Err(error) = self
+            .set(message.build(), "setting the largest super-frame")
+            .await
+        {
+            tracing::debug!(%error, "super-frames keep their size");
+        }
         let old = before.and_then(|settings| settings.address);
         if let Some(old) = old.filter(|old| Some(*old) != now.address) {
             let message = address_message(index, old);
@@ -117,6 +127,38 @@ impl Routes {
         Ok(())
     }
 
+    /// Leads networks through `gateway` behind the interface, in place of those `before`.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub async fn set_routes(
+        &self,
+        index: u32,
+        gateway: IpAddr,
+        before: &[(IpAddr, u8)],
+        now: &[(IpAddr, u8)],
+    ) -> Result<(), RouteError> {
+        for old in before.iter().filter(|old| !now.contains(old)) {
+            if let Some(message) = route_message(index, *old, gateway)
+                && let Err(error) = self.handle.route().del(message).execute().await
+            {
+                // Somebody has removed it already, which is what is wanted.
+                tracing::debug!(%error, "an old route");
+            }
+        }
+        for new in now {
+            let Some(message) = route_message(index, *new, gateway) else {
+                continue;
+            };
+            let request = self.handle.route().add(message).replace();
+            request
+                .execute()
+                .await
+                .map_err(refused("setting a route"))?;
+        }
+        Ok(())
+    }
+
     /// Takes the interface away.
     ///
     /// # Errors
@@ -132,6 +174,10 @@ impl Routes {
     }
 }
 
+/// Bytes of a super-frame that still leaves in one batch of datagrams when it is cut, whatever their size: one system call
+/// for each instead of two.
+const LARGEST_SUPER_FRAME: u32 = 59_000;
+
 fn address_message(index: u32, (address, prefix): (IpAddr, u8)) -> AddressMessage {
     match address {
         IpAddr::V4(v4) => AddressMessageBuilder::<std::net::Ipv4Addr>::new()
@@ -144,6 +190,32 @@ fn address_message(index: u32, (address, prefix): (IpAddr, u8)) -> AddressMessag
             .build(),
     }
 }
+
+/// Behind the routes that this machine has of its own: the same network by a card of its own comes first.
+fn route_message(index: u32, (net, prefix): (IpAddr, u8), gateway: IpAddr) -> Option<RouteMessage> {
+    match (net, gateway) {
+        (IpAddr::V4(net), IpAddr::V4(gateway)) => Some(
+            RouteMessageBuilder::<std::net::Ipv4Addr>::new()
+                .destination_prefix(net, prefix)
+                .gateway(gateway)
+                .output_interface(index)
+                .priority(METRIC)
+                .build(),
+        ),
+        (IpAddr::V6(net), IpAddr::V6(gateway)) => Some(
+            RouteMessageBuilder::<std::net::Ipv6Addr>::new()
+                .destination_prefix(net, prefix)
+                .gateway(gateway)
+                .output_interface(index)
+                .priority(METRIC)
+                .build(),
+        ),
+        _ => None,
+    }
+}
+
+/// Of our routes; the kernel's own have less and so come first.
+const METRIC: u32 = 5000;
 
 fn refused(what: &'static str) -> impl FnOnce(rtnetlink::Error) -> RouteError {
     move |error| {

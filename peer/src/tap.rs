@@ -7,17 +7,19 @@
 //!
 //! Either is gone with the process, however it ends. Knows the kernel's interfaces; knows nothing of hubs or links.
 
-use std::io::{self, ErrorKind};
-use std::os::fd::OwnedFd;
+use std::io::{self, IoSlice};
+use std::ops::Range;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
+use kuguri_proto::offload::{VnetHeader, vnet};
 use kuguri_proto::wire::ethernet::MacAddr;
 use nix::errno::Errno;
 use nix::net::if_::if_nametoindex;
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
+use nix::sys::uio::writev;
 
 use crate::route::{RouteError, Routes};
-use crate::watch::watch;
 
 mod ioctl;
 mod tun;
@@ -40,7 +42,9 @@ pub enum CardError {
     NoDevice,
     /// No right to make an interface.
     #[error(
-        "no right to make a network interface; start kuguri connect with sudo, or once: sudo setcap cap_net_admin+ep $(command -v kuguri)"
+        "no right to make a network interface; start kuguri connect with sudo, or once: sudo setcap {}+ep {}",
+        tun::capabilities(),
+        program()
     )]
     NoRight,
     /// The system refuses something else.
@@ -79,20 +83,43 @@ pub struct CardCounters {
     pub dropped: u64,
 }
 
+/// What the kernel does for a card.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Offload {
+    /// A header before every frame ([`kuguri_proto::offload::vnet`]): super-frames can be given to the kernel.
+    pub header: bool,
+    /// Checksums may stay open in what the kernel gives.
+    pub checksum: bool,
+    /// The kernel gives TCP in super-frames.
+    pub tcp: bool,
+    /// And UDP.
+    pub udp: bool,
+}
+
 /// A virtual LAN card.
 #[derive(Debug)]
 pub struct Card {
-    fd: AsyncFd<OwnedFd>,
+    port: Arc<CardPort>,
     name: String,
     index: u32,
     kind: CardKind,
-    counters: CardCounters,
+}
+
+/// The card as frames see it, for every thread.
+#[derive(Debug)]
+pub struct CardPort {
+    fd: OwnedFd,
+    offload: Offload,
+    frames_in: AtomicU64,
+    frames_out: AtomicU64,
+    dropped: AtomicU64,
 }
 
 /// What the two ways of making a card have in common.
 struct Opened {
     fd: OwnedFd,
     index: u32,
+    offload: Offload,
 }
 
 impl Card {
@@ -127,11 +154,16 @@ impl Card {
     ) -> Result<Self, CardError> {
         routes.set_mac(opened.index, mac).await?;
         Ok(Self {
-            fd: watch(opened.fd).map_err(io_error(name, "watching it"))?,
+            port: Arc::new(CardPort {
+                fd: opened.fd,
+                offload: opened.offload,
+                frames_in: AtomicU64::new(0),
+                frames_out: AtomicU64::new(0),
+                dropped: AtomicU64::new(0),
+            }),
             name: name.to_owned(),
             index: opened.index,
             kind,
-            counters: CardCounters::default(),
         })
     }
 
@@ -155,43 +187,23 @@ impl Card {
 
     /// What went through so far.
     #[must_use]
-    pub const fn counters(&self) -> CardCounters {
-        self.counters
+    pub fn counters(&self) -> CardCounters {
+        self.port.counters()
     }
 
-    /// Waits until programs have sent a frame.
-    ///
-    /// # Errors
-    /// When the runtime is going down.
-    pub async fn readable(&self) -> io::Result<()> {
-        self.fd.readable().await.map(|_| ())
-    }
-
-    /// The next frame that programs have sent, in `buffer`; `None` when there is none now.
-    pub fn receive<'b>(&mut self, buffer: &'b mut [u8]) -> Option<&'b mut [u8]> {
-        let read = self
-            .fd
-            .try_io(Interest::READABLE, |fd| Ok(nix::unistd::read(fd, buffer)?));
-        match read {
-            Ok(length) => {
-                self.counters.frames_in += 1;
-                buffer.get_mut(..length)
-            }
-            Err(error) => {
-                if error.kind() != ErrorKind::WouldBlock {
-                    tracing::debug!(%error, "no frame from {}", self.name);
-                }
-                None
-            }
-        }
+    /// The card as frames see it.
+    #[must_use]
+    pub fn port(&self) -> Arc<CardPort> {
+        Arc::clone(&self.port)
     }
 
     /// Gives a frame to programs. What the kernel does not take is lost, as on a wire.
-    pub fn send(&mut self, frame: &[u8]) {
-        match nix::unistd::write(self.fd.get_ref(), frame) {
-            Ok(_) => self.counters.frames_out += 1,
-            Err(_) => self.counters.dropped += 1,
-        }
+    pub fn send(&self, frame: &[u8]) {
+        self.port.send(
+            VnetHeader::default(),
+            &mut [IoSlice::new(&[]), IoSlice::new(frame)],
+            1,
+        );
     }
 
     /// Takes the interface away now, rather than with the process.
@@ -203,8 +215,91 @@ impl Card {
     }
 }
 
+impl CardPort {
+    /// What the kernel does for it.
+    #[must_use]
+    pub const fn offload(&self) -> Offload {
+        self.offload
+    }
+
+    /// What went through so far.
+    #[must_use]
+    pub fn counters(&self) -> CardCounters {
+        CardCounters {
+            frames_in: self.frames_in.load(Ordering::Relaxed),
+            frames_out: self.frames_out.load(Ordering::Relaxed),
+            dropped: self.dropped.load(Ordering::Relaxed),
+        }
+    }
+
+    /// The next frame that programs have sent, as its place in `buffer`, and what the kernel says of it; `None` when there is
+    /// none now.
+    pub fn receive(&self, buffer: &mut [u8]) -> Option<(VnetHeader, Range<usize>)> {
+        for _ in 0..BROKEN {
+            let length = match nix::unistd::read(&self.fd, buffer) {
+                Ok(length) => length,
+                Err(Errno::EAGAIN) => return None,
+                Err(error) => {
+                    tracing::debug!(%error, "no frame from the card");
+                    return None;
+                }
+            };
+            self.frames_in.fetch_add(1, Ordering::Relaxed);
+            if !self.offload.header {
+                return Some((VnetHeader::default(), 0..length));
+            }
+            let header = buffer.first_chunk().filter(|_| length >= vnet::LEN);
+            match header.map(VnetHeader::parse) {
+                Some(Ok(header)) => return Some((header, vnet::LEN..length)),
+                // What nobody asked the kernel for.
+                Some(Err(_)) | None => self.drop_frames(1),
+            }
+        }
+        None
+    }
+
+    /// Gives programs a frame, or one that stands for `frames`: its bytes in pieces, of which the first is left free for the
+    /// header. What the kernel does not take is lost, as on a wire.
+    pub fn send(&self, header: VnetHeader, pieces: &mut [IoSlice<'_>], frames: u64) {
+        let bytes = header.to_bytes();
+        let written = match pieces.split_first_mut() {
+            Some((first, rest)) if !self.offload.header => {
+                let _ = first;
+                writev(&self.fd, rest)
+            }
+            Some(_) => {
+                let mut with: [IoSlice<'_>; PIECES] = std::array::from_fn(|_| IoSlice::new(&[]));
+                with[0] = IoSlice::new(&bytes);
+                let count = pieces.len().min(PIECES);
+                with[1..count].copy_from_slice(&pieces[1..count]);
+                writev(&self.fd, &with[..count])
+            }
+            None => return,
+        };
+        match written {
+            Ok(_) => self.frames_out.fetch_add(frames, Ordering::Relaxed),
+            Err(_) => self.dropped.fetch_add(frames, Ordering::Relaxed),
+        };
+    }
+
+    /// Frames that could not be used are counted.
+    pub fn drop_frames(&self, frames: u64) {
+        self.dropped.fetch_add(frames, Ordering::Relaxed);
+    }
+}
+
+impl AsFd for CardPort {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
 /// Room for the largest frame, also one that the kernel has merged.
-pub const LARGEST_FRAME: usize = 65_536 + 32;
+pub const LARGEST_FRAME: usize = 65_536 + 32 + vnet::LEN;
+/// Pieces of a frame that is given to the kernel, its header included.
+pub const PIECES: usize = 68;
+/// Frames with a header that cannot be read, after which one read gives up for now.
+const BROKEN: usize = 64;
 
 fn check_name(name: &str) -> Result<(), CardError> {
     let plain = |c: char| !c.is_whitespace() && !c.is_control() && !"/:%".contains(c);
@@ -216,6 +311,15 @@ fn check_name(name: &str) -> Result<(), CardError> {
         Ok(_) => Err(CardError::NameTaken(name.to_owned())),
         Err(_) => Ok(()),
     }
+}
+
+/// This program as a shell finds it.
+fn program() -> String {
+    let own = std::env::current_exe();
+    own.map_or_else(
+        |_| "$(command -v kuguri)".to_owned(),
+        |path| path.display().to_string(),
+    )
 }
 
 fn index_of(name: &str) -> Result<u32, CardError> {

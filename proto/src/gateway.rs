@@ -13,20 +13,44 @@
 //! [`Pool`] beside it gives out the other addresses of its network.
 
 use std::collections::VecDeque;
+use std::net::Ipv6Addr;
 use std::time::Instant;
 
 use aws_lc_rs::digest::{SHA256, digest};
 use smoltcp::wire::{EthernetAddress, EthernetFrame, EthernetProtocol, EthernetRepr};
 
 use crate::wire::ethernet::MacAddr;
+use ndp::Ndp;
 
+pub mod access;
 mod arp;
+mod control;
+mod dhcp;
+mod event;
+mod fragment;
 mod icmp;
+mod nat;
+mod ndp;
+mod out;
+mod packet;
 pub mod pool;
+mod segment;
+mod settings;
+mod slots;
+pub mod sockets;
 pub mod subnet;
+mod tcp;
 
+pub use control::Unreachable;
+pub use dhcp::{Dhcp, DhcpCounters, DhcpRow, KeptLease};
+pub use event::{NatCounters, NatEvent, NatRow};
+pub use nat::{HostError, Nat};
+pub use ndp::ipv6_from_seed;
+pub use out::{Frame, Port};
 pub use pool::Pool;
+pub use settings::{DhcpSettings, Limits, NatSettings, NotAPublish, Publish};
 pub use subnet::{NotAHost, Subnet};
+pub use tcp::End;
 
 /// The virtual host.
 #[derive(Debug)]
@@ -36,6 +60,7 @@ pub struct Gateway {
     mtu: u16,
     queue: VecDeque<Vec<u8>>,
     counters: Counters,
+    ndp: Option<Ndp>,
 }
 
 /// What the virtual host has done since its start, in frames.
@@ -43,6 +68,8 @@ pub struct Gateway {
 pub struct Counters {
     /// ARP requests answered.
     pub arp_answered: u64,
+    /// Solicitations of IPv6 neighbours and routers answered.
+    pub neighbours_answered: u64,
     /// Echo requests answered.
     pub echo_answered: u64,
     /// Not for it, or of a kind that it does not speak.
@@ -78,7 +105,27 @@ impl Gateway {
             mtu,
             queue: VecDeque::new(),
             counters: Counters::default(),
+            ndp: None,
         }
+    }
+
+    /// Has that IPv6 address from now on and advertises its prefix, or no more.
+    pub fn set_ipv6(&mut self, address: Option<Ipv6Addr>, now: Instant) {
+        self.ndp = address.map(|address| Ndp::new(self.mac, address, self.mtu, now));
+        self.handle_timeout(now);
+    }
+
+    /// The time of [`Self::poll_timeout`] has come.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        if let Some(frame) = self.ndp.as_mut().and_then(|ndp| ndp.poll(now)) {
+            self.add_frame(frame);
+        }
+    }
+
+    /// When [`Self::handle_timeout`] is due.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.ndp.as_ref().map(Ndp::deadline)
     }
 
     /// Tells every station where the address is (RFC 5227, section 2.3): at the start, and when the address has changed.
@@ -89,7 +136,10 @@ impl Gateway {
 
     /// The switch sent a frame to this port.
     pub fn handle_frame(&mut self, frame: &[u8], now: Instant) {
-        let _ = now; // Nothing here takes time yet; the verb is the same as everywhere.
+        let _ = now; // Nothing here takes time; the verb is the same as everywhere.
+        if self.ndp.is_some() && self.take_ipv6(frame) {
+            return;
+        }
         match self.judge(frame).unwrap_or(Verdict::Malformed) {
             Verdict::Answer(to, protocol, payload) => {
                 self.count_answer(protocol);
@@ -99,6 +149,15 @@ impl Gateway {
             Verdict::Fragment => self.counters.ignored_fragments += 1,
             Verdict::Malformed => self.counters.malformed += 1,
             Verdict::Conflict => self.counters.address_conflicts += 1,
+        }
+    }
+
+    /// Something beside it, such as the DHCP server, has a frame for the switch.
+    pub fn add_frame(&mut self, frame: Vec<u8>) {
+        if self.queue.len() < MAX_QUEUE {
+            self.queue.push_back(frame);
+        } else {
+            self.counters.dropped_queue += 1;
         }
     }
 
@@ -123,6 +182,25 @@ impl Gateway {
     #[must_use]
     pub const fn counters(&self) -> &Counters {
         &self.counters
+    }
+
+    /// Whether the frame was IPv6, and so is dealt with.
+    fn take_ipv6(&mut self, frame: &[u8]) -> bool {
+        let (Ok(frame), Some(ndp)) = (packet::Frame::parse(frame), &self.ndp) else {
+            return false;
+        };
+        if frame.kind != packet::IPV6 || frame.from == self.mac || frame.from.is_group() {
+            return false;
+        }
+        match ndp.handle_packet(frame.from, frame.payload) {
+            Ok(Some(answer)) => {
+                self.counters.neighbours_answered += 1;
+                self.add_frame(answer);
+            }
+            Ok(None) => self.counters.ignored += 1,
+            Err(_) => self.counters.malformed += 1,
+        }
+        true
     }
 
     fn judge(&self, frame: &[u8]) -> Result<Verdict, smoltcp::wire::Error> {
@@ -170,6 +248,54 @@ impl Gateway {
         frame.payload_mut().copy_from_slice(payload);
         self.queue.push_back(frame.into_inner());
     }
+}
+
+/// Whether a frame that came to the virtual host with that MAC address is the NAT's: IP for it alone, but DHCP; and ARP's
+/// answers, which both want to know.
+#[must_use]
+pub fn is_for_nat(mac: MacAddr, frame: &[u8]) -> ForNat {
+    let Ok(parsed) = packet::Frame::parse(frame) else {
+        return ForNat::No;
+    };
+    if parsed.to != mac {
+        return ForNat::No;
+    }
+    match parsed.kind {
+        packet::ARP => ForNat::Too,
+        packet::IPV4 if is_dhcp(parsed.payload) => ForNat::No,
+        packet::IPV4 => ForNat::Only,
+        packet::IPV6 if is_neighbour_discovery(parsed.payload) => ForNat::Too,
+        packet::IPV6 => ForNat::Only,
+        _ => ForNat::No,
+    }
+}
+
+/// Whose frame it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ForNat {
+    /// The NAT's alone.
+    Only,
+    /// The NAT's and the virtual host's own.
+    Too,
+    /// Not the NAT's.
+    No,
+}
+
+/// UDP to port 67.
+fn is_dhcp(packet: &[u8]) -> bool {
+    let header_len = packet
+        .first()
+        .map_or(0, |first| usize::from(first & 15) * 4);
+    packet.get(9) == Some(&packet::UDP)
+        && packet.get(header_len + 2..header_len + 4) == Some(&[0, 67])
+}
+
+/// ICMPv6 of types 133 to 137.
+fn is_neighbour_discovery(packet: &[u8]) -> bool {
+    packet.get(6) == Some(&packet::ICMPV6)
+        && packet
+            .get(40)
+            .is_some_and(|kind| (133..=137).contains(kind))
 }
 
 /// The virtual host's Ethernet address: 00:AC and four bytes that follow from `seed` (REQUIREMENTS E5). Seeded by the

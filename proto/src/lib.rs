@@ -32,11 +32,13 @@ use std::net::SocketAddr;
 
 pub mod auth;
 pub mod bucket;
+mod congestion;
 pub mod gateway;
 pub mod identity;
 pub mod invite;
 pub mod link;
 pub mod node;
+pub mod offload;
 pub mod portmap;
 pub mod rendezvous;
 pub mod switch;

@@ -16,6 +16,7 @@
 //! It knows no switch and no rendezvous: [`Via`] says by which way a datagram came or is to go.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rand::SeedableRng;
@@ -27,12 +28,16 @@ use crate::node::status::{Counters, LinkStatus};
 use crate::rendezvous::Channel;
 use crate::wire::clear::Indices;
 use crate::wire::codec::Framer;
-use crate::wire::control::{Bye, Candidate, Candidates, Control, Join, NatClass, Refusal, Welcome};
+use crate::wire::control::{
+    Bye, Candidate, Candidates, Control, Join, NatClass, Network, Refusal, Welcome,
+};
 use crate::wire::stun::Transaction;
 
 pub mod arq;
+pub mod batch;
 pub mod pack;
 pub mod path;
+pub mod plane;
 pub mod rekey;
 pub mod seal;
 pub mod tls;
@@ -46,7 +51,8 @@ mod types;
 pub use types::{LinkEvent, Outgoing, Setup, Via};
 
 use arq::Arq;
-use secure::Secure;
+use plane::Traffic;
+use secure::{Contents, Secure};
 use tls::TlsSession;
 
 /// One remote peer.
@@ -66,6 +72,7 @@ pub struct Link {
     rng: StdRng,
     last_received: Instant,
     started: Instant,
+    relay_only: bool,
     candidates: Vec<Candidate>,
     class: NatClass,
     socket: SocketId,
@@ -73,8 +80,19 @@ pub struct Link {
     events: VecDeque<LinkEvent>,
     frames: VecDeque<Vec<u8>>,
     counters: Counters,
+    traffic: Arc<Traffic>,
+    /// Frames that a data plane had sent when it was looked last.
+    traffic_taken: u64,
+    /// What the peer said in Join or Welcome that it can do.
+    features: u64,
     cipher: &'static str,
     path_since: Instant,
+    /// The hub has let us in.
+    welcomed: bool,
+    /// [`LinkEvent::Silent`] was told.
+    silent_told: bool,
+    /// Why we end it, when that is more than our own wish.
+    fault: Option<String>,
     closing: Option<Instant>,
     closed: bool,
 }
@@ -119,6 +137,7 @@ impl Link {
             rng: StdRng::from_seed(setup.seed),
             last_received: now,
             started: now,
+            relay_only: setup.relay_only,
             candidates: Vec::new(),
             class: NatClass::default(),
             socket: SocketId::MAIN,
@@ -126,8 +145,14 @@ impl Link {
             events: VecDeque::new(),
             frames: VecDeque::new(),
             counters: Counters::default(),
+            traffic: Arc::new(Traffic::new(now)),
+            traffic_taken: 0,
+            features: 0,
             cipher: "",
             path_since: now,
+            welcomed: false,
+            silent_told: false,
+            fault: None,
             closing: None,
             closed: false,
         }
@@ -188,6 +213,12 @@ impl Link {
         self.starter
     }
 
+    /// When something authentic came from the peer last; at first, when the link began.
+    #[must_use]
+    pub const fn last_heard(&self) -> Instant {
+        self.last_received
+    }
+
     /// The relay channel in use.
     #[must_use]
     pub const fn relay(&self) -> Option<Channel> {
@@ -223,7 +254,13 @@ impl Link {
         let Some(contents) = secure.open(datagram, via, now) else {
             return;
         };
+        self.take_contents(contents, via, now);
+    }
+
+    /// What was in a sealed datagram that came by `via`.
+    fn take_contents(&mut self, contents: Contents, via: Via, now: Instant) {
         self.sealed_seen = true;
+        self.silent_told = false;
         self.last_received = now;
         if let Via::Relay(channel) = via {
             self.relay = Some(channel);
@@ -248,7 +285,7 @@ impl Link {
     /// A STUN message came that may concern this link; whether it did.
     pub fn handle_stun(
         &mut self,
-        socket: crate::SocketId,
+        socket: SocketId,
         remote: std::net::SocketAddr,
         message: &[u8],
         now: Instant,
@@ -290,13 +327,23 @@ impl Link {
     }
 
     /// (Hub) lets the peer in, and takes up the candidates that it sent.
-    pub fn welcome(&mut self, welcome: Welcome, now: Instant) {
+    pub fn welcome(&mut self, welcome: Welcome, network: Option<Network>, now: Instant) {
         self.admitted = true;
         self.refuse_network(&welcome);
         self.send_control(&Control::Welcome(welcome));
+        // Before any candidates: none of them may lead through what it says.
+        if let Some(network) = network {
+            self.send_control(&Control::Network(network));
+        }
         if let Some(candidates) = self.early.take() {
             self.handle_candidates(&candidates, now);
         }
+        self.pump(now);
+    }
+
+    /// (Hub) says what the network has; after [`Self::welcome`].
+    pub fn tell_network(&mut self, network: Network, now: Instant) {
+        self.send_control(&Control::Network(network));
         self.pump(now);
     }
 
@@ -370,6 +417,20 @@ impl Link {
         }
     }
 
+    /// Asks for a sign of life at once, by whichever way there is.
+    pub fn check_alive(&mut self, now: Instant) {
+        if let Some(secure) = &mut self.secure {
+            secure.check_alive(now);
+        }
+        self.pump(now);
+    }
+
+    /// Ends the link with a goodbye because of what the peer did: `fault` is one sentence.
+    pub fn reject(&mut self, fault: String, now: Instant) {
+        self.fault.get_or_insert(fault);
+        self.close(Bye::Disconnected, now);
+    }
+
     /// Ends the link with a goodbye.
     pub fn close(&mut self, reason: Bye, now: Instant) {
         self.send_control(&Control::Bye(reason));
@@ -378,12 +439,14 @@ impl Link {
 
     /// The time of [`Self::poll_timeout`] has come.
     pub fn handle_timeout(&mut self, now: Instant) {
+        self.take_traffic(now);
         self.arq.handle_timeout(now);
         if let Some(secure) = &mut self.secure {
             secure.handle_timeout(now);
         }
         if self.closing.is_some_and(|at| at <= now) {
-            return self.finish("ended on this side".to_owned());
+            let fault = self.fault.take();
+            return self.finish(fault.unwrap_or_else(|| "ended on this side".to_owned()));
         }
         let silent = now.saturating_duration_since(self.last_received);
         if !self.established && now.saturating_duration_since(self.started) >= HANDSHAKE_TIMEOUT {
@@ -403,6 +466,9 @@ impl Link {
             && let Some(secure) = &mut self.secure
         {
             secure.keep_alive(now);
+        }
+        if self.established && silent >= DOUBT && !std::mem::replace(&mut self.silent_told, true) {
+            self.events.push_back(LinkEvent::Silent);
         }
         self.pump(now);
     }
@@ -440,7 +506,7 @@ impl Link {
         let watch = match (self.established, self.secure.as_ref()) {
             (true, Some(secure)) => secure
                 .keepalive_due(self.last_received + KEEPALIVE)
-                .min(self.last_received + SILENCE),
+                .min(self.last_received + if self.silent_told { SILENCE } else { DOUBT }),
             _ => self.started + HANDSHAKE_TIMEOUT,
         };
         let admission = (!self.admitted).then(|| self.started + ADMISSION_TIMEOUT);
@@ -467,6 +533,7 @@ impl Link {
         if let Some(secure) = &self.secure {
             secure.count(&mut counters);
         }
+        self.traffic.count(&mut counters);
         LinkStatus {
             peer: self.peer.to_string(),
             path: match (self.established, direct.is_some()) {
@@ -512,6 +579,8 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(15);
 const ADMISSION_TIMEOUT: Duration = Duration::from_secs(25);
 /// An idle link is asked for a sign of life this often (REQUIREMENTS B4).
 const KEEPALIVE: Duration = Duration::from_secs(5);
+/// A link on which nothing came for this long, though a sign of life was asked for several times, is in doubt.
+const DOUBT: Duration = Duration::from_secs(7);
 /// A link on which nothing came for this long is dead (REQUIREMENTS B4).
 const SILENCE: Duration = Duration::from_secs(15);
 /// Frames that wait for the node, which takes them after every input.

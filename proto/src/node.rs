@@ -27,12 +27,15 @@ mod event;
 mod hub;
 mod links;
 mod member;
+mod nat;
+pub mod plane;
 mod reach;
 mod rotate;
 mod settle;
 pub mod status;
+mod welcome;
 
-pub use config::{Command, Config, HubConfig, MemberConfig, RendezvousServer, Role};
+pub use config::{Command, Config, HubConfig, MEMBERS_MAX, MemberConfig, RendezvousServer, Role};
 pub use event::Event;
 pub use reach::ReachConfig;
 pub use status::Status;
@@ -48,6 +51,7 @@ pub struct Node {
     identity: Identity,
     host_name: String,
     aes_in_hardware: bool,
+    relay_only: bool,
     rng: StdRng,
     client: Client,
     observer: Observer,
@@ -67,6 +71,7 @@ pub struct Node {
     stopped: bool,
     events: VecDeque<Event>,
     frames: VecDeque<Vec<u8>>,
+    telling: plane::Telling,
 }
 
 /// The part of a node that depends on its role.
@@ -90,6 +95,10 @@ impl Node {
             ))),
             Role::Member(member) => Side::Member(Box::new(Member::new(member, rng.random(), now))),
         };
+        let mut events = VecDeque::new();
+        if let Side::Hub(hub) = &side {
+            events.extend(hub.card_ready());
+        }
         Self {
             client: Client::new(&config.identity, addresses, key, rng.random(), now),
             observer: Observer::new(rng.random(), now),
@@ -99,6 +108,7 @@ impl Node {
             identity: config.identity,
             host_name: config.host_name,
             aes_in_hardware: config.aes_in_hardware,
+            relay_only: config.relay_only,
             rng,
             links: Links::default(),
             side,
@@ -113,8 +123,9 @@ impl Node {
             parting: None,
             stopping: None,
             stopped: false,
-            events: VecDeque::new(),
+            events,
             frames: VecDeque::new(),
+            telling: plane::Telling::default(),
         }
     }
 
@@ -133,7 +144,8 @@ impl Node {
         }
         match wire::classify(payload) {
             Some(Kind::Quic) if self.client.server() == Some(remote) => {
-                self.client.handle_datagram(remote, payload, now);
+                let known = self.client.handle_datagram(remote, payload, now);
+                self.refused_datagrams += u64::from(!known);
             }
             Some(Kind::Relayed) => self.handle_relayed(remote, payload, now),
             Some(Kind::Sealed) => {
@@ -148,10 +160,13 @@ impl Node {
 
     /// The virtual LAN card sent a frame.
     pub fn handle_frame(&mut self, frame: &[u8], now: Instant) {
-        if let Side::Member(member) = &self.side
-            && let Some(index) = member.link()
-        {
-            self.send_frame(index, frame, now);
+        match &self.side {
+            Side::Member(member) => {
+                if let Some(index) = member.link() {
+                    self.send_frame(index, frame, now);
+                }
+            }
+            Side::Hub(_) => self.handle_card_frame(frame, now),
         }
     }
 
@@ -169,10 +184,12 @@ impl Node {
         }
         if let Side::Hub(hub) = &mut self.side {
             hub.handle_timeout(now);
+            self.switch_gateway(now);
         }
         self.settle_rendezvous(now);
         self.connect_if_due(now);
         self.reopen_relay_if_due(now);
+        self.renew_if_due(now);
         if self.parting.take_if(|at| *at <= now).is_some() {
             self.client.stop(now);
         }
@@ -191,6 +208,9 @@ impl Node {
             Command::SocketOpened { id, port } => self.handle_socket(id, Some(port), now),
             Command::SocketRefused { id } => self.handle_socket(id, None, now),
             Command::Ping { peer, id } => self.ping(peer, id, now),
+            Command::Dhcp(settings) => self.set_dhcp(settings),
+            Command::RestoreLeases(leases) => self.restore_leases(leases, now),
+            Command::Nat { on, network } => self.set_nat(on, network, now),
             Command::AddToken(token) => {
                 if let Side::Hub(hub) = &mut self.side {
                     hub.add_token(token);
@@ -310,19 +330,20 @@ impl Node {
             local_index,
             relay,
             aes_in_hardware: self.aes_in_hardware,
+            relay_only: self.relay_only,
             seed: self.rng.random(),
             identity: &self.identity,
         }
     }
 
-    fn rng_transaction(&mut self) -> crate::wire::stun::Transaction {
+    fn rng_transaction(&mut self) -> wire::stun::Transaction {
         self.rng.random()
     }
 
     fn fresh_index(&mut self) -> u32 {
         loop {
             let index = self.rng.random::<u32>();
-            if index != 0 && self.links.get(index).is_none() {
+            if index != 0 && index != u32::MAX && self.links.get(index).is_none() {
                 return index;
             }
         }

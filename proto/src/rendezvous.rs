@@ -110,6 +110,8 @@ pub enum CloseReason {
     Limit,
     /// The request was not according to the rules (an odd number, one that is open, or oneself).
     Invalid,
+    /// The other end registered anew: it may have started again. It can be reached at once.
+    PeerReturned,
 }
 
 #[cfg(test)]

@@ -17,6 +17,7 @@
 //! part in spanning tree, and so bridges at two of its ports see each other's BPDUs and break a loop that leads through it.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rand::Rng;
@@ -24,9 +25,11 @@ use rand::Rng;
 use crate::bucket::{Bucket, Rate};
 use crate::wire::ethernet::{MacAddr, addresses};
 
+pub mod fib;
 mod storm;
 mod table;
 
+pub use fib::{Fib, PortNumber, Tick};
 pub use storm::StormLimit;
 pub use table::Row;
 use table::{Learnt, Table};
@@ -192,6 +195,18 @@ impl Switch {
     #[must_use]
     pub fn table(&self, now: Instant) -> Vec<Row> {
         self.table.rows(now)
+    }
+
+    /// The forwarding table for those who read it without the switch; kept up to date from the first call on. What is not
+    /// in it, or is heard from elsewhere than it says, is to be given to [`Self::forward`].
+    pub fn fib(&mut self, now: Instant) -> Arc<Fib> {
+        self.table.fib(now)
+    }
+
+    /// The number that [`Fib`] has for a port.
+    #[must_use]
+    pub fn number(&self, port: PortId) -> Option<PortNumber> {
+        self.table.number(port).filter(|number| *number != 0)
     }
 
     /// What the switch has done.

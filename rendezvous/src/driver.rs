@@ -7,10 +7,11 @@ use std::future::Future;
 use std::io::IoSliceMut;
 use std::net::SocketAddr;
 use std::ops::Range;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use kuguri_proto::SocketId;
-use kuguri_proto::rendezvous::server::{ALTERNATE, Server, ServerEvent};
+use kuguri_proto::rendezvous::server::{Server, ServerEvent};
 use quinn_udp::{BATCH_SIZE, RecvMeta};
 use serde::Serialize;
 use tracing::{debug, info};
@@ -23,7 +24,8 @@ use crate::source::Sources;
 pub(crate) struct Driver {
     server: Server,
     main: UdpEndpoint,
-    alternate: UdpEndpoint,
+    /// Those that answer STUN alone, in the order of their numbers, from 1 on.
+    others: Vec<UdpEndpoint>,
     sources: Sources,
     /// Where events are said in JSON, if they are.
     events: Option<Lines>,
@@ -40,13 +42,13 @@ impl Driver {
     pub(crate) fn new(
         server: Server,
         main: UdpEndpoint,
-        alternate: UdpEndpoint,
+        others: Vec<UdpEndpoint>,
         events: Option<Lines>,
     ) -> Self {
         Self {
             server,
             main,
-            alternate,
+            others,
             sources: Sources::default(),
             events,
         }
@@ -66,9 +68,8 @@ impl Driver {
                     ready?;
                     self.read(SocketId::MAIN, &mut buffers);
                 }
-                ready = self.alternate.readable() => {
-                    ready?;
-                    self.read(ALTERNATE, &mut buffers);
+                ready = readable(&self.others) => {
+                    self.read(ready?, &mut buffers);
                 }
                 () = tokio::time::sleep_until(due.into()) => {
                     self.server.handle_timeout(Instant::now());
@@ -103,13 +104,29 @@ impl Driver {
     /// Handles the datagrams of one buffer, which have one sender and, but for the last, one size.
     fn handle(&mut self, socket: SocketId, meta: &RecvMeta, filled: &mut [u8], now: Instant) {
         let remote = canonical(meta.addr);
-        if let Some(local) = meta.dst_ip {
+        if let Some(local) = meta.dst_ip.filter(|_| is_at_first_address(socket)) {
             self.sources.note(remote, local);
         }
         let stride = meta.stride.max(1);
         let mut run: Option<Run> = None;
         let mut start = 0;
         while start < filled.len() {
+            if socket == SocketId::MAIN
+                && run.is_none()
+                && let Some((destination, length)) =
+                    self.server
+                        .handle_row(remote, &mut filled[start..], stride, now)
+            {
+                let range = start..start + length;
+                start = range.end;
+                let size = stride;
+                run = Some(Run {
+                    destination,
+                    range,
+                    size,
+                });
+                continue;
+            }
             let end = filled.len().min(start + stride);
             let datagram = &mut filled[start..end];
             let forward = self.server.handle_datagram(socket, remote, datagram, now);
@@ -148,6 +165,7 @@ impl Driver {
         while let Some(transmit) = self.server.poll_transmit(now) {
             let size = transmit.segment_size.unwrap_or(transmit.contents.len());
             let source = self.sources.get(transmit.destination);
+            let source = source.filter(|_| is_at_first_address(transmit.socket));
             self.endpoint(transmit.socket).send(
                 transmit.destination,
                 &transmit.contents,
@@ -181,12 +199,28 @@ impl Driver {
     }
 
     fn endpoint(&self, socket: SocketId) -> &UdpEndpoint {
-        if socket == ALTERNATE {
-            &self.alternate
-        } else {
-            &self.main
-        }
+        let other = usize::from(socket.0).checked_sub(1);
+        let other = other.and_then(|index| self.others.get(index));
+        other.unwrap_or(&self.main)
     }
+}
+
+/// The sockets at the second address have no other to choose from.
+const fn is_at_first_address(socket: SocketId) -> bool {
+    socket.0 < 2
+}
+
+/// Waits until there is something to read at one of these sockets, whose numbers begin with 1.
+async fn readable(others: &[UdpEndpoint]) -> std::io::Result<SocketId> {
+    std::future::poll_fn(|context| {
+        for (number, other) in (1..).zip(others) {
+            if let Poll::Ready(ready) = other.poll_readable(context) {
+                return Poll::Ready(ready.map(|()| SocketId(number)));
+            }
+        }
+        Poll::Pending
+    })
+    .await
 }
 
 #[derive(Serialize)]

@@ -2,50 +2,37 @@
 //!
 //! ```text
 //! # The secret key of this Kuguri rendezvous: keep it, and show it to nobody.
-//! 3q2-7wAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA
+//! secret AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE
+//! public iojj3XQJ8ZX9UtstPLpdcspnCb8dlBIb83SIAbQPb1w
 //! ```
 //!
-//! Lines that begin with `#` and empty ones are ignored; the one that remains is the 32-byte Ed25519 seed in base64url. A new
-//! file is written beside its place, brought to the disk, and then linked there, so that there is never half a key and never
-//! a second one in place of the first.
+//! Lines that begin with `#` and empty ones are ignored. `secret` is the 32-byte Ed25519 seed in base64url, `public` the key
+//! that belongs to it: a letter that was changed in either is noticed. A new file is written beside its place, brought to
+//! the disk, and then linked there, so that there is never half a key and never a second one in place of the first.
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use kuguri_proto::identity::Identity;
+use kuguri_proto::identity::{Identity, PeerId};
 use rand::Rng as _;
+
+use crate::private::{self, PrivateError, directory_of};
 
 /// Why there is no key; always the file is named, and left as it is.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum KeyFileError {
-    /// The file is there and cannot be read.
-    #[error("the key file {path} cannot be read ({source}); it is left as it is")]
-    Unreadable {
-        /// The file.
-        path: PathBuf,
-        /// What the system says.
-        source: io::Error,
-    },
-    /// The file can be read by others than its owner.
-    #[error(
-        "the key file {path} can be read or written by others (mode {mode:o}); \
-         make it private with: chmod 600 {path}"
-    )]
-    TooOpen {
-        /// The file.
-        path: PathBuf,
-        /// Its permission bits.
-        mode: u32,
-    },
+    /// The file is there and is not read.
+    #[error("the key file {0}")]
+    Refused(PrivateError),
     /// The file does not hold a key.
     #[error(
-        "the key file {path} is damaged ({problem}); it is left as it is: \
-         bring it back from a backup, or move it away to begin with a new key"
+        "the key file {} is damaged ({problem}); it is left as it is: \
+         bring it back from a backup, or move it away to begin with a new key", path.display()
     )]
     Corrupt {
         /// The file.
@@ -54,12 +41,12 @@ pub enum KeyFileError {
         problem: String,
     },
     /// There is no file, and none can be made.
-    #[error("the key file {path} cannot be made ({source}); name another directory by --state DIR")]
+    #[error("the key file {} cannot be made ({error}); name another directory by --state DIR", path.display())]
     NotMade {
         /// The file.
         path: PathBuf,
         /// What the system says.
-        source: io::Error,
+        error: io::Error,
     },
 }
 
@@ -71,36 +58,32 @@ pub fn load_or_create(path: &Path, what: &str) -> Result<Identity, KeyFileError>
     if let Some(identity) = load(path)? {
         return Ok(identity);
     }
-    create(path, what).map_err(|source| KeyFileError::NotMade {
+    create(path, what).map_err(|error| KeyFileError::NotMade {
         path: path.into(),
-        source,
+        error,
     })?;
     // Perhaps another process was faster: what is in the file counts.
-    load(path)?.ok_or_else(|| KeyFileError::Unreadable {
+    load(path)?.ok_or_else(|| KeyFileError::NotMade {
         path: path.into(),
-        source: ErrorKind::NotFound.into(),
+        error: ErrorKind::NotFound.into(),
     })
 }
 
-fn load(path: &Path) -> Result<Option<Identity>, KeyFileError> {
-    let unreadable = |source| KeyFileError::Unreadable {
-        path: path.into(),
-        source,
+/// The identity in the file at `path`; `None` when there is no file.
+///
+/// # Errors
+/// See [`KeyFileError`].
+pub fn load(path: &Path) -> Result<Option<Identity>, KeyFileError> {
+    let Some(file) = private::open(path).map_err(KeyFileError::Refused)? else {
+        return Ok(None);
     };
-    let file = match File::open(path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(unreadable(error)),
-    };
-    let mode = file.metadata().map_err(unreadable)?.mode() & 0o777;
-    if mode & 0o077 != 0 {
-        let path = path.into();
-        return Err(KeyFileError::TooOpen { path, mode });
-    }
     let mut bytes = Vec::new();
     file.take(MAX_SIZE)
         .read_to_end(&mut bytes)
-        .map_err(unreadable)?;
+        .map_err(|error| {
+            let path = path.into();
+            KeyFileError::Refused(PrivateError::Unreadable { path, error })
+        })?;
     let identity = parse(&bytes).map_err(|problem| KeyFileError::Corrupt {
         path: path.into(),
         problem,
@@ -110,39 +93,53 @@ fn load(path: &Path) -> Result<Option<Identity>, KeyFileError> {
 
 fn parse(bytes: &[u8]) -> Result<Identity, String> {
     let text = std::str::from_utf8(bytes).map_err(|_| "it is not text".to_owned())?;
-    let lines = text.lines().enumerate();
+    let lines = (1..).zip(text.lines());
     let mut lines = lines.filter(|(_, line)| !line.trim().is_empty() && !line.starts_with('#'));
-    let (number, line) = lines.next().ok_or("there is no key in it")?;
+    let seed = field(lines.next(), "secret")?;
+    let public = field(lines.next(), "public")?;
     if let Some((extra, _)) = lines.next() {
-        return Err(format!("line {} is one too many", extra + 1));
+        return Err(format!("line {extra} is one too many"));
     }
-    let seed = URL_SAFE_NO_PAD.decode(line.trim()).ok();
-    let seed: [u8; 32] = seed.and_then(|seed| seed.try_into().ok()).ok_or_else(|| {
-        let number = number + 1;
-        format!("line {number} is not 43 characters of base64url")
-    })?;
-    Ok(Identity::from_seed(&seed))
+    let identity = Identity::from_seed(&seed);
+    if identity.id() != PeerId(public) {
+        return Err("its secret and its public key do not belong together".to_owned());
+    }
+    Ok(identity)
+}
+
+/// The 32 bytes of a line `NAME BASE64URL`.
+fn field(line: Option<(usize, &str)>, name: &str) -> Result<[u8; 32], String> {
+    let (number, line) = line.ok_or_else(|| format!("there is no {name} key in it"))?;
+    let value = line.trim().strip_prefix(name);
+    let bytes = value.and_then(|value| URL_SAFE_NO_PAD.decode(value.trim()).ok());
+    bytes
+        .and_then(|bytes| bytes.try_into().ok())
+        .ok_or_else(|| format!("line {number} is not `{name}` and 43 characters of base64url"))
 }
 
 fn create(path: &Path, what: &str) -> io::Result<()> {
-    let directory = path.parent().filter(|it| !it.as_os_str().is_empty());
-    let directory = directory.unwrap_or_else(|| Path::new("."));
+    let directory = directory_of(path);
     DirBuilder::new()
         .recursive(true)
         .mode(0o700)
         .create(directory)?;
     let mut seed = [0; 32];
     rand::rng().fill_bytes(&mut seed);
-    let text = format!(
-        "# The secret key of this Kuguri {what}: keep it, and show it to nobody.\n{}\n",
-        URL_SAFE_NO_PAD.encode(seed)
-    );
+    let text = text_of(&Identity::from_seed(&seed), what);
     let draft = path.with_extension(format!("draft-{}", std::process::id()));
     let written = write_whole(&draft, &text).and_then(|()| put_in_place(&draft, path));
     let removed = std::fs::remove_file(&draft);
     written?;
     removed?;
     File::open(directory)?.sync_all()
+}
+
+fn text_of(identity: &Identity, what: &str) -> String {
+    format!(
+        "# The secret key of this Kuguri {what}: keep it, and show it to nobody.\nsecret {}\npublic {}\n",
+        URL_SAFE_NO_PAD.encode(identity.seed()),
+        identity.id()
+    )
 }
 
 fn write_whole(draft: &Path, text: &str) -> io::Result<()> {
@@ -170,7 +167,7 @@ const MAX_SIZE: u64 = 4096;
 #[cfg(test)]
 mod tests {
     use std::fs;
-    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
     use super::*;
 
@@ -196,12 +193,16 @@ mod tests {
     fn whatever_is_no_key_is_named_and_kept() {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("test.key");
-        let good = URL_SAFE_NO_PAD.encode([7; 32]);
+        let good = text_of(&Identity::from_seed(&[7; 32]), "test");
+        let [heading, secret, public] = lines_of(&good);
         let cases = [
-            (String::new(), "there is no key"),
-            ("# heading\n".into(), "there is no key"),
-            (format!("# heading\n{}\n", &good[1..]), "line 2 is not"),
-            (format!("{good}\n\n{good}\n"), "line 3 is one too many"),
+            (String::new(), "there is no secret key"),
+            (format!("{heading}\n"), "there is no secret key"),
+            (format!("{heading}\n{secret}\n"), "there is no public key"),
+            (format!("{heading}\n{}\n", &secret[1..]), "line 2 is not"),
+            (format!("{secret}\n{}\n", &public[1..]), "line 2 is not"),
+            (format!("{public}\n{secret}\n"), "line 1 is not"),
+            (format!("{good}\n{public}\n"), "line 5 is one too many"),
         ];
         for (text, problem) in cases {
             private(&path, &text);
@@ -210,19 +211,35 @@ mod tests {
             assert!(error.contains(path.to_str().expect("text")), "{error}");
             assert_eq!(fs::read_to_string(&path).expect("there"), text);
         }
-        private(&path, &format!("# by hand\n\n  {good}  \n"));
+        private(&path, &format!("# by hand\n\n  {secret}  \n{public}\n"));
         let identity = load_or_create(&path, "test").expect("a key");
         assert_eq!(identity.seed(), &[7; 32]);
     }
 
     #[test]
-    fn a_key_that_others_can_read_is_refused() {
-        let directory = tempfile::tempdir().expect("a directory");
-        let path = directory.path().join("test.key");
-        load_or_create(&path, "test").expect("made");
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).expect("opened");
-        let error = load_or_create(&path, "test").expect_err("too open");
-        assert!(matches!(error, KeyFileError::TooOpen { mode: 0o640, .. }));
+    fn any_changed_letter_of_a_key_is_noticed() {
+        let good = text_of(&Identity::from_seed(&[7; 32]), "test");
+        let keys = good.find("\nsecret ").expect("the first field");
+        for (at, letter) in good.char_indices().skip(keys + 1) {
+            for other in ['A', 'B', '-'].into_iter().filter(|it| *it != letter) {
+                let mut changed = good.clone();
+                changed.replace_range(at..=at, &other.to_string());
+                assert!(parse(changed.as_bytes()).is_err(), "{changed}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_file_looks_as_it_is_shown_above() {
+        let text = text_of(&Identity::from_seed(&[1; 32]), "rendezvous");
+        let shown = include_str!("keyfile.rs").lines();
+        let shown: Vec<_> = shown.filter_map(|line| line.strip_prefix("//! ")).collect();
+        assert!(shown.join("\n").contains(text.trim_end()), "{text}");
+    }
+
+    fn lines_of(text: &str) -> [&str; 3] {
+        let lines: Vec<_> = text.lines().collect();
+        lines.try_into().expect("three lines")
     }
 
     #[test]

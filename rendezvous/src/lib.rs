@@ -3,6 +3,7 @@
 //! ```text
 //!   UDP port N   ──batch──▶ driver ──▶ proto::rendezvous::server ──▶ driver ──batch──▶ UDP port N
 //!   UDP port N+1 ──(STUN)─▶                                                          ▶ UDP port N+1
+//!   the same two at the second address, if there is one, for STUN alone
 //! ```
 //!
 //! It is a program of its own (`kuguri-rendezvous`) and the same as `kuguri rendezvous`: both call [`run`].
@@ -12,14 +13,16 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Instant;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, anyhow};
 use kuguri_proto::rendezvous::server::{Config, Limits, Server};
+use kuguri_proto::wire::stun::Policy;
 use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
 
 mod driver;
 pub mod keyfile;
 mod out;
+pub mod private;
 pub mod socket;
 mod source;
 pub mod state;
@@ -40,8 +43,17 @@ pub struct Options {
     /// UDP port; STUN also answers at the next one. 0 takes any two that are free
     #[arg(long, value_name = "N", default_value_t = DEFAULT_PORT)]
     pub port: u16,
-    /// Directory of the key file [default: /var/lib/kuguri for root, else ~/.local/state/kuguri]
-    #[arg(long, value_name = "DIR")]
+    /// A second address of this machine, for STUN alone: with it clients learn all about their NATs (RFC 5780). Needs --listen
+    #[arg(long, value_name = "ADDR", requires = "listen")]
+    pub second_address: Option<IpAddr>,
+    /// Answers STUN clients of other makers too, which ask in fewer bytes than an answer has: a few times a second for each
+    /// address, since somebody may send a question in another's name
+    #[arg(long)]
+    pub stun_compatible: bool,
+    /// Directory of the key file
+    ///
+    /// Without it: /var/lib/kuguri for root, else $XDG_STATE_HOME/kuguri or ~/.local/state/kuguri.
+    #[arg(long, env = "KUGURI_STATE", value_name = "DIR")]
     pub state: Option<PathBuf>,
     /// Says what happens in JSON, one object a line
     #[arg(long)]
@@ -81,17 +93,32 @@ async fn serve(options: &Options, said: &Lines) -> anyhow::Result<()> {
     let path = directory.join("rendezvous.key");
     let identity = keyfile::load_or_create(&path, "rendezvous")?;
     let (main, alternate) = UdpEndpoint::bind_pair(options.listen, options.port)?;
+    let (port, stun_port) = (main.port(), alternate.port());
+    let mut others = vec![alternate];
+    if let Some(second) = options.second_address {
+        check_second(second, options.listen)?;
+        for port in [port, stun_port] {
+            others.push(UdpEndpoint::bind_second(second, port)?);
+        }
+    }
     let started = Started {
         event: "listening",
-        addresses: socket::reachable_at(options.listen, main.port()),
-        stun_port: alternate.port(),
+        addresses: socket::reachable_at(options.listen, port),
+        stun_port,
+        second_address: options.second_address,
         key: identity.id().to_string(),
         key_file: path,
     };
     let config = Config {
         addresses: started.addresses.iter().map(SocketAddr::ip).collect(),
-        port: main.port(),
-        alternate_port: Some(alternate.port()),
+        port,
+        alternate_port: Some(stun_port),
+        second_address: options.second_address,
+        stun: if options.stun_compatible {
+            Policy::Compatible
+        } else {
+            Policy::Strict
+        },
         limits: Limits::default(),
     };
     let server = Server::new(&identity, config, rand::random(), Instant::now());
@@ -103,7 +130,24 @@ async fn serve(options: &Options, said: &Lines) -> anyhow::Result<()> {
         }
     };
     let events = options.json.then(|| said.clone());
-    Driver::new(server, main, alternate, events).run(stop).await
+    Driver::new(server, main, others, events).run(stop).await
+}
+
+/// Whether the second address is one that a client can tell from the first.
+fn check_second(second: IpAddr, first: Option<IpAddr>) -> anyhow::Result<()> {
+    let first = first.unwrap_or(second);
+    if second.is_unspecified() || first.is_unspecified() {
+        anyhow::bail!(
+            "with --second-address both it and --listen must be single addresses of this machine; \
+             {first} and {second} are not"
+        );
+    }
+    if second == first || second.is_ipv4() != first.is_ipv4() {
+        anyhow::bail!(
+            "--second-address {second} must be another address than --listen {first}, and of the same family"
+        );
+    }
+    Ok(())
 }
 
 /// The first thing said: what peers need.
@@ -112,6 +156,8 @@ struct Started {
     event: &'static str,
     addresses: Vec<SocketAddr>,
     stun_port: u16,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    second_address: Option<IpAddr>,
     key: String,
     key_file: PathBuf,
 }
@@ -124,6 +170,9 @@ impl Started {
         let mut text = String::from("rendezvous is up; Ctrl-C ends it\n");
         for address in &self.addresses {
             writeln!(text, "  address  {address}")?;
+        }
+        if let Some(second) = self.second_address {
+            writeln!(text, "  second   {second}, for STUN")?;
         }
         writeln!(text, "  key      {}", self.key)?;
         writeln!(text, "  kept in  {}", self.key_file.display())?;
@@ -142,8 +191,11 @@ impl Started {
 }
 
 fn start_log(filter: &str, log: &Lines) -> anyhow::Result<()> {
-    let filter = tracing_subscriber::EnvFilter::try_new(filter)
-        .with_context(|| format!("--log {filter} is no filter; try --log info"))?;
+    let filter = tracing_subscriber::EnvFilter::try_new(filter).map_err(|_| {
+        anyhow!(
+            "--log {filter} is no filter; write as in --log info or --log kuguri_rendezvous=debug"
+        )
+    })?;
     let log = log.clone();
     // Whoever calls us may have a log already.
     let _ = tracing_subscriber::fmt()

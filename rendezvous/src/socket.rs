@@ -2,6 +2,7 @@
 
 use std::io::{self, ErrorKind, IoSliceMut};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::task::{Context, Poll};
 
 use quinn_udp::{RecvMeta, Transmit, UdpSocketState};
 use socket2::{Domain, Protocol, Socket, Type};
@@ -20,15 +21,32 @@ pub enum BindError {
         /// The port.
         port: u16,
     },
+    /// There is no next port for STUN.
+    #[error(
+        "UDP port 65535 has no next one, at which STUN must answer too; choose a lower one by --port"
+    )]
+    NoNext,
+    /// The system refuses the second address.
+    #[error(
+        "UDP port {port} at {address} cannot be had ({error}); check --second-address and --port"
+    )]
+    SecondRefused {
+        /// Where.
+        address: IpAddr,
+        /// The port.
+        port: u16,
+        /// What the system says.
+        error: io::Error,
+    },
     /// The system refuses.
-    #[error("UDP port {port} at {address} cannot be had ({source}); check --listen and --port")]
+    #[error("UDP port {port} at {address} cannot be had ({error}); check --listen and --port")]
     Refused {
         /// Where.
         address: IpAddr,
         /// The port.
         port: u16,
         /// What the system says.
-        source: io::Error,
+        error: io::Error,
     },
 }
 
@@ -45,9 +63,12 @@ impl UdpEndpoint {
     /// The sockets at `port` and the next port; with port 0, at any two. Without an address at all addresses of both families.
     ///
     /// # Errors
-    /// When one of them is in use or the system refuses it.
+    /// When one of them is in use, or is none, or the system refuses it.
     pub fn bind_pair(listen: Option<IpAddr>, port: u16) -> Result<(Self, Self), BindError> {
-        let next = if port == 0 { 0 } else { port.wrapping_add(1) };
+        let next = match port {
+            0 => 0,
+            _ => port.checked_add(1).ok_or(BindError::NoNext)?,
+        };
         Ok((Self::bind(listen, port)?, Self::bind(listen, next)?))
     }
 
@@ -65,15 +86,27 @@ impl UdpEndpoint {
         Self::bind_to(address, port)
     }
 
+    /// A socket at the second address.
+    ///
+    /// # Errors
+    /// When it is in use or the system refuses it.
+    pub fn bind_second(address: IpAddr, port: u16) -> Result<Self, BindError> {
+        Self::open(address, port).map_err(|error| BindError::SecondRefused {
+            address,
+            port,
+            error,
+        })
+    }
+
     fn bind_to(address: IpAddr, port: u16) -> Result<Self, BindError> {
-        Self::open(address, port).map_err(|source| {
-            if source.kind() == ErrorKind::AddrInUse {
+        Self::open(address, port).map_err(|error| {
+            if error.kind() == ErrorKind::AddrInUse {
                 return BindError::InUse { port };
             }
             BindError::Refused {
                 address,
                 port,
-                source,
+                error,
             }
         })
     }
@@ -119,6 +152,14 @@ impl UdpEndpoint {
         self.io.readable().await
     }
 
+    /// The same for who waits for several at once.
+    ///
+    /// # Errors
+    /// When the socket is broken.
+    pub fn poll_readable(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.io.poll_recv_ready(context)
+    }
+
     /// Reads a batch; `WouldBlock` when there is nothing.
     ///
     /// # Errors
@@ -150,9 +191,8 @@ impl UdpEndpoint {
                 segment_size: (contents.len() > segment_size).then_some(segment_size),
                 src_ip: source,
             };
-            let _ = self.io.try_io(Interest::WRITABLE, || {
-                self.batches.send((&self.io).into(), &transmit)
-            });
+            // Not by the runtime: after one full buffer it would hold back everything until somebody waits for room.
+            let _ = self.batches.try_send((&self.io).into(), &transmit);
         }
     }
 

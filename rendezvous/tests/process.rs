@@ -148,6 +148,31 @@ fn a_port_in_use_is_said_in_one_sentence() {
 }
 
 #[test]
+fn a_port_without_a_next_one_is_refused() {
+    let state = tempfile::tempdir().expect("a directory");
+    let text = refused(command(state.path(), &["--port", "65535"]));
+    assert!(text.contains("65535 has no next one"), "{text}");
+}
+
+#[test]
+fn what_is_no_filter_is_said_once() {
+    let state = tempfile::tempdir().expect("a directory");
+    let text = refused(command(state.path(), &["--log", "foo=bar=baz"]));
+    assert_eq!(text.matches("foo=bar=baz").count(), 1, "{text}");
+    assert_eq!(text.matches("filter").count(), 1, "{text}");
+}
+
+#[test]
+fn its_state_directory_may_be_said_by_the_environment() {
+    let state = tempfile::tempdir().expect("a directory");
+    let mut command = Command::new(PROGRAM);
+    command.args(["--json", "--listen", "127.0.0.1", "--port", "0"]);
+    let running = Running::from(command.env("KUGURI_STATE", state.path()));
+    assert!(state.path().join("rendezvous.key").exists());
+    assert_eq!(running.end(Signal::SIGTERM), Some(0));
+}
+
+#[test]
 fn both_ports_answer_stun() {
     let state = tempfile::tempdir().expect("a directory");
     let running = Running::start(state.path());
@@ -163,6 +188,118 @@ fn both_ports_answer_stun() {
         let answer = stun::parse(&buffer[..size]).expect("STUN");
         assert_eq!((from, answer.mapped), (to, Some(own)));
         assert!(size <= request.len());
+    }
+}
+
+/// Sends a question; the answer and where it came from, if there is one.
+fn ask(question: &[u8], to: SocketAddr) -> Option<(Vec<u8>, SocketAddr)> {
+    let socket = UdpSocket::bind("127.0.0.1:0").expect("a free port");
+    socket.send_to(question, to).expect("sent");
+    // A padded question follows, which is always answered: so nobody waits for an answer that does not come.
+    let padded = stun::encode_request([1; 12], None, None, Some(stun::REQUEST_SIZE));
+    socket.send_to(&padded, to).expect("sent");
+    socket.set_read_timeout(Some(PATIENCE)).expect("a time-out");
+    let mut buffer = [0; 1500];
+    let mut heard = None;
+    loop {
+        let (size, from) = socket.recv_from(&mut buffer).expect("an answer");
+        let answer = &buffer[..size];
+        if answer[8..20] == [1; 12] && from == to {
+            return heard;
+        }
+        heard = Some((answer.to_vec(), from));
+    }
+}
+
+/// A Binding request of 20 or 28 bytes, as other makers' clients send them: with or without a magic cookie, and perhaps a wish
+/// for an answer from elsewhere.
+fn foreign(cookie: bool, flags: Option<u8>) -> Vec<u8> {
+    let mut question = stun::encode_request([9; 12], None, None, None)[..20].to_vec();
+    question[3] = 0;
+    if !cookie {
+        question[4..8].fill(9);
+    }
+    if let Some(flags) = flags {
+        question[3] = 8;
+        question.extend([0, 3, 0, 4, 0, 0, 0, flags]);
+    }
+    question
+}
+
+#[test]
+fn who_asks_in_few_bytes_gets_nothing_unless_told_otherwise() {
+    let state = tempfile::tempdir().expect("a directory");
+    let running = Running::start(state.path());
+    for (cookie, flags) in [
+        (true, None),
+        (false, None),
+        (true, Some(2)),
+        (false, Some(6)),
+    ] {
+        assert_eq!(ask(&foreign(cookie, flags), running.address), None);
+    }
+}
+
+#[test]
+fn a_compatible_one_with_two_addresses_answers_from_all_four_sockets() {
+    let state = tempfile::tempdir().expect("a directory");
+    let second = ["--stun-compatible", "--second-address", "127.0.0.2"];
+    let mut command = command(state.path(), &["--json", "--port", "0"]);
+    let running = Running::from(command.args(second));
+    let socket = |address: u8, alternate: bool| {
+        let port = if alternate {
+            running.stun_port
+        } else {
+            running.address.port()
+        };
+        SocketAddr::from(([127, 0, 0, address], port))
+    };
+    for cookie in [true, false] {
+        for to in [
+            socket(1, false),
+            socket(1, true),
+            socket(2, false),
+            socket(2, true),
+        ] {
+            for flags in [0, 2, 4, 6] {
+                let question = foreign(cookie, Some(flags).filter(|it| *it != 0));
+                let (answer, from) = ask(&question, to).expect("an answer");
+                let changed = |address: bool, port: bool| {
+                    let other_address = (to.ip() == socket(2, false).ip()) != address;
+                    socket(
+                        1 + u8::from(other_address),
+                        (to.port() == running.stun_port) != port,
+                    )
+                };
+                assert_eq!(
+                    from,
+                    changed(flags & 4 != 0, flags & 2 != 0),
+                    "{flags} to {to}"
+                );
+                if cookie {
+                    let answer = stun::parse(&answer).expect("STUN");
+                    assert!(answer.mapped.is_some());
+                    assert_eq!(answer.other_address, Some(changed(true, true)));
+                }
+            }
+        }
+    }
+    let mut peer = Peer::new(1, &running);
+    peer.until(|event| matches!(event, ClientEvent::Registered { stun, .. } if stun.contains(&socket(2, false))));
+}
+
+#[test]
+fn a_second_address_that_is_none_is_said_in_one_sentence() {
+    let state = tempfile::tempdir().expect("a directory");
+    for (second, said) in [
+        ("127.0.0.1", "another address"),
+        ("::1", "same family"),
+        ("0.0.0.0", "single addresses"),
+        ("192.0.2.1", "--second-address"),
+    ] {
+        let second = ["--port", "0", "--second-address", second];
+        let text = refused(command(state.path(), &second));
+        assert!(text.contains(said), "{text}");
     }
 }
 

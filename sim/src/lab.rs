@@ -15,6 +15,8 @@
 //!   └──────────────────────────────────────────────────────────────────────────────┘
 //! ```
 //!
+//! `nat_box` puts the same models between two interfaces that are there already.
+//!
 //! It knows the kernel and the network's verbs; it must not know what a NAT or a link does, nor what the programs say.
 
 use std::collections::BTreeMap;
@@ -29,16 +31,21 @@ mod card;
 mod fork;
 mod host_name;
 mod namespace;
+mod nat_box;
+mod neighbours;
 mod netlink;
 mod packet_socket;
 mod real_time;
 mod refusal;
 mod tun;
+mod wired;
 pub mod world;
 
 pub use card::Attachment;
+pub use nat_box::{BoxConfig, BoxError, NatBox, Side};
 pub use real_time::Traffic;
 pub use refusal::Refusal;
+pub use wired::Wired;
 pub use world::World;
 
 use card::{Card, MACHINE_END};
@@ -92,16 +99,6 @@ impl Lab {
         })
     }
 
-    /// Starts a program on a machine.
-    ///
-    /// # Errors
-    /// There is no such machine, or the program cannot be started.
-    pub fn spawn(&self, machine: &str, command: &mut Command) -> io::Result<Child> {
-        // What runs on a machine may build a world of its own; it must not take the machine for one.
-        command.env_remove(world::MARK);
-        self.run_in(machine, || command.spawn())?
-    }
-
     /// Runs `body` on a thread on a machine: sockets that it opens are the machine's, wherever they are used later.
     ///
     /// # Errors
@@ -148,6 +145,23 @@ impl Lab {
     #[must_use]
     pub fn traffic(&self) -> Traffic {
         self.real_time.traffic()
+    }
+}
+
+/// Machines on which programs can be started.
+pub trait Machines {
+    /// Starts a program on a machine.
+    ///
+    /// # Errors
+    /// There is no such machine, or the program cannot be started.
+    fn spawn(&self, machine: &str, command: &mut Command) -> io::Result<Child>;
+}
+
+impl Machines for Lab {
+    fn spawn(&self, machine: &str, command: &mut Command) -> io::Result<Child> {
+        // What runs on a machine may build a world of its own; it must not take the machine for one.
+        command.env_remove(world::MARK);
+        self.run_in(machine, || command.spawn())?
     }
 }
 

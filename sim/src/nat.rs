@@ -10,24 +10,29 @@
 //!   10.0.0.2:4000 ◄──────────────────────────────┘
 //! ```
 //!
-//! It does not touch the TTL: that is the router's around it. Fragments and protocols without ports are dropped by a NAT.
+//! It does not touch the TTL: that is the router's around it. Fragments are put together first; protocols without ports
+//! are dropped.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
-use crate::packet::{Body, Flow, IcmpError, Packet, Protocol};
+use crate::packet::{Body, Flow, IcmpError, Packet, Protocol, Reassembler};
 
 mod config;
 mod filtering;
+mod guard;
 mod mapping;
+mod nat64;
+mod portmap;
 mod ports;
 mod table;
 
 pub use config::{
-    Allocation, Behavior, Hairpin, IdleTimers, Limits, NatConfig, NatConfigError, Overflow,
-    Pooling, PortConfig, Preset, Refresh, State, Timers, UnknownName, Unsolicited,
+    Allocation, Behavior, Fragments, Hairpin, IcmpErrors, IdleTimers, Limits, MappingAnswer,
+    Nat64Prefix, NatConfig, NatConfigError, NotAPrefix, Overflow, Pooling, PortBlock, PortConfig,
+    PortMapping, Preset, Quirks, Refresh, State, Timers, UnknownName, Unsolicited,
 };
 
 use mapping::Mappings;
@@ -36,6 +41,8 @@ use mapping::Mappings;
 #[derive(Debug)]
 pub struct Nat {
     mappings: Mappings,
+    pieces: Reassembler,
+    server: portmap::Server,
     drops: BTreeMap<DropReason, u64>,
 }
 
@@ -50,6 +57,8 @@ pub enum Verdict {
     Drop(DropReason),
     /// It ends here, and this goes back to where it came from.
     Reply(Packet),
+    /// It is a piece of a packet that is not whole yet.
+    Held,
 }
 
 /// Why a NAT dropped a packet.
@@ -61,14 +70,20 @@ pub enum DropReason {
     Filtered,
     /// From inside to an outside endpoint of this NAT, which does not hairpin.
     Hairpin,
-    /// A limit is reached.
+    /// A limit of entries is reached.
     TableFull,
+    /// More new sessions in a second than it bears.
+    TooManyNew,
+    /// From outside, by somebody who sent what nobody waited for.
+    BlockedSource,
     /// All outside ports are taken, or the only acceptable one.
     NoPort,
     /// It has no outside address of the packet's family.
     NoOutsideAddress,
-    /// A fragment: it has no ports.
+    /// A fragment, which it does not put together.
     Fragment,
+    /// An ICMP error, which it lets nobody have.
+    IcmpError,
     /// A protocol that cannot be translated.
     Protocol,
     /// An ICMP error about a packet that did not pass here.
@@ -86,6 +101,8 @@ pub struct Counters {
     pub evicted: u64,
     /// The most mappings at any time.
     pub most_mappings: usize,
+    /// The most sessions at any time.
+    pub most_sessions: usize,
 }
 
 /// One live mapping, as [`Nat::mappings`] shows it.
@@ -107,6 +124,8 @@ impl Nat {
     pub fn new(config: NatConfig, outside: Vec<IpAddr>, seed: u64) -> Result<Self, NatConfigError> {
         Ok(Self {
             mappings: Mappings::new(config, outside, seed)?,
+            pieces: Reassembler::default(),
+            server: portmap::Server::default(),
             drops: BTreeMap::new(),
         })
     }
@@ -117,13 +136,17 @@ impl Nat {
             return Verdict::Forward(packet);
         }
         self.mappings.expire(now);
+        let packet = match self.whole(packet, now) {
+            Ok(packet) => packet,
+            Err(verdict) => return verdict,
+        };
         let verdict = match (&packet.body, packet.flow()) {
             (_, Some(flow)) if self.is_outside(flow.destination.ip()) => {
                 self.hairpin(packet, &flow, now)
             }
             (_, Some(flow)) => self.leave(packet, &flow, now),
             (Body::IcmpError { .. }, None) => self.error_outbound(packet),
-            (body, None) => Err(untranslatable(body)),
+            (_, None) => Err(DropReason::Protocol),
         };
         self.conclude(verdict)
     }
@@ -134,12 +157,32 @@ impl Nat {
             return Verdict::Forward(packet);
         }
         self.mappings.expire(now);
+        let packet = match self.whole(packet, now) {
+            Ok(packet) => packet,
+            Err(verdict) => return verdict,
+        };
         let verdict = match (&packet.body, packet.flow()) {
             (_, Some(flow)) => self.enter(packet, &flow, now),
             (Body::IcmpError { .. }, None) => self.error_inbound(packet).map(Verdict::Forward),
-            (body, None) => Err(untranslatable(body)),
+            (_, None) => Err(DropReason::Protocol),
         };
         self.conclude(verdict)
+    }
+
+    /// The answer to a packet from inside to the gateway itself, if it has a service for it: PCP and NAT-PMP.
+    pub fn serve(&mut self, packet: &Packet, now: Instant) -> Option<Packet> {
+        let config = self.config().port_mapping.clone()?;
+        let (Body::Udp { payload, .. }, Some(flow)) = (&packet.body, packet.flow()) else {
+            return None;
+        };
+        if flow.destination.port() != portmap::PORT {
+            return None;
+        }
+        self.mappings.expire(now);
+        let answer = self
+            .server
+            .answer(&config, &mut self.mappings, flow.source, payload, now)?;
+        Some(Packet::udp(flow.destination, flow.source, answer))
     }
 
     /// Forgets what is due. Nobody must call it: every packet does the same first.
@@ -153,9 +196,25 @@ impl Nat {
         self.mappings.next_due()
     }
 
-    /// Forgets every mapping, as a reboot does.
+    /// Forgets every mapping and all that was granted, as a reboot does; the epoch of PCP and NAT-PMP begins anew.
     pub fn reboot(&mut self) {
         self.mappings.clear();
+        self.server.reset();
+        self.pieces = Reassembler::default();
+    }
+
+    /// Every mapping gets another outside port, while those who may send to it stay the same.
+    pub fn rebind(&mut self, now: Instant) {
+        self.mappings.rebind_all(now);
+    }
+
+    /// Another behaviour from now on, with nothing remembered.
+    ///
+    /// # Errors
+    /// When options contradict each other.
+    pub fn replace(&mut self, config: NatConfig, seed: u64) -> Result<(), NatConfigError> {
+        *self = Self::new(config, self.outside().to_vec(), seed)?;
+        Ok(())
     }
 
     /// What it was told.
@@ -202,6 +261,7 @@ impl Nat {
             expired: self.mappings.expired,
             evicted: self.mappings.evicted,
             most_mappings: self.mappings.most,
+            most_sessions: self.mappings.most_sessions,
         }
     }
 
@@ -211,12 +271,38 @@ impl Nat {
         &self.drops
     }
 
+    /// The packet, once all pieces of it are here.
+    fn whole(&mut self, packet: Packet, now: Instant) -> Result<Packet, Verdict> {
+        if !matches!(packet.body, Body::Fragment { .. }) {
+            return Ok(packet);
+        }
+        let in_order = match self.config().fragments {
+            Fragments::Drop => return Err(self.conclude(Err(DropReason::Fragment))),
+            Fragments::InOrder => true,
+            Fragments::AnyOrder => false,
+        };
+        self.pieces.push(packet, in_order, now).ok_or(Verdict::Held)
+    }
+
     fn leave(
         &mut self,
         mut packet: Packet,
         flow: &Flow,
         now: Instant,
     ) -> Result<Verdict, DropReason> {
+        packet.dont_fragment &= !self.config().clear_dont_fragment || packet.is_ipv6();
+        let to_ipv4 = self
+            .config()
+            .nat64
+            .and_then(|prefix| nat64::to_ipv4(prefix, flow));
+        if let Some(flow) = to_ipv4 {
+            if self.is_outside(flow.destination.ip()) {
+                return Err(DropReason::Hairpin);
+            }
+            let source = self.mappings.outbound(&flow, now)?;
+            let packet = nat64::leave(packet, source, flow.destination.ip());
+            return Ok(Verdict::Forward(packet));
+        }
         packet.set_source(self.mappings.outbound(flow, now)?);
         Ok(Verdict::Forward(packet))
     }
@@ -230,12 +316,16 @@ impl Nat {
         let inside = self
             .mappings
             .inbound(flow.protocol, flow.destination, flow.source, now);
-        match inside {
-            Ok(inside) => {
+        match (inside, self.config().nat64) {
+            (Ok(inside), Some(prefix)) if inside.is_ipv6() && !packet.is_ipv6() => {
+                let packet = nat64::enter(prefix, packet, inside);
+                packet.map(Verdict::Forward).ok_or(DropReason::Protocol)
+            }
+            (Ok(inside), _) => {
                 packet.set_destination(inside);
                 Ok(Verdict::Forward(packet))
             }
-            Err(reason) => self.unsolicited(&packet, reason),
+            (Err(reason), _) => self.unsolicited(&packet, flow, reason, now),
         }
     }
 
@@ -262,7 +352,7 @@ impl Nat {
     }
 
     /// RFC 5508, section 4.2: an error from inside about a packet that came in is about that packet as it was outside.
-    fn error_outbound(&self, mut packet: Packet) -> Result<Verdict, DropReason> {
+    fn error_outbound(&mut self, mut packet: Packet) -> Result<Verdict, DropReason> {
         let Body::IcmpError { quote, .. } = &mut packet.body else {
             return Err(DropReason::Protocol);
         };
@@ -283,22 +373,45 @@ impl Nat {
 
     /// RFC 5508, section 4.1: an error from outside about a packet that left is about that packet as it was inside.
     /// Filters do not apply, and nothing is kept alive by it.
-    fn error_inbound(&self, mut packet: Packet) -> Result<Packet, DropReason> {
+    fn error_inbound(&mut self, mut packet: Packet) -> Result<Packet, DropReason> {
+        if self.config().icmp_errors == IcmpErrors::Drop {
+            return Err(DropReason::IcmpError);
+        }
         let Body::IcmpError { quote, .. } = &mut packet.body else {
             return Err(DropReason::Protocol);
         };
         let about = quote.flow().ok_or(DropReason::StrayError)?;
-        let inside = self.mappings.inside_of(about.protocol, about.source);
+        let inside = self
+            .mappings
+            .inside_of(about.protocol, about.source, about.destination);
         let inside = inside.ok_or(DropReason::StrayError)?;
         quote.set_source(inside);
+        if self.config().icmp_errors == IcmpErrors::EndMapping {
+            self.mappings
+                .end(about.protocol, about.source, about.destination);
+        }
+        if let (Some(prefix), true) = (self.config().nat64, inside.is_ipv6() && !packet.is_ipv6()) {
+            let error = nat64::error(prefix, &packet, inside, about.destination);
+            return error.ok_or(DropReason::Protocol);
+        }
         packet.destination = inside.ip();
         Ok(packet)
     }
 
-    fn unsolicited(&mut self, packet: &Packet, reason: DropReason) -> Result<Verdict, DropReason> {
+    fn unsolicited(
+        &mut self,
+        packet: &Packet,
+        flow: &Flow,
+        reason: DropReason,
+        now: Instant,
+    ) -> Result<Verdict, DropReason> {
+        if matches!(reason, DropReason::NoMapping | DropReason::Filtered) {
+            self.mappings
+                .note_unsolicited(flow.protocol, flow.destination, flow.source, now);
+        }
         let reply = match self.config().unsolicited {
-            Unsolicited::Drop => None,
             Unsolicited::Icmp => packet.error(packet.destination, IcmpError::PortUnreachable),
+            Unsolicited::Drop | Unsolicited::Poison | Unsolicited::BlockSource(_) => None,
         };
         let reply = reply.ok_or(reason)?;
         *self.drops.entry(reason).or_default() += 1;
@@ -317,17 +430,6 @@ impl Nat {
     }
 }
 
-const fn untranslatable(body: &Body) -> DropReason {
-    match body {
-        Body::Fragment { .. } => DropReason::Fragment,
-        Body::Udp { .. }
-        | Body::Tcp { .. }
-        | Body::IcmpEcho { .. }
-        | Body::IcmpError { .. }
-        | Body::Other { .. } => DropReason::Protocol,
-    }
-}
-
 impl fmt::Display for DropReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -335,6 +437,9 @@ impl fmt::Display for DropReason {
             Self::Filtered => "filtered",
             Self::Hairpin => "no hairpin",
             Self::TableFull => "table full",
+            Self::TooManyNew => "too many new sessions a second",
+            Self::BlockedSource => "blocked source",
+            Self::IcmpError => "ICMP error",
             Self::NoPort => "no port free",
             Self::NoOutsideAddress => "no outside address of its family",
             Self::Fragment => "fragment",

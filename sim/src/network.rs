@@ -21,13 +21,14 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::{Duration, Instant};
 
-use rand::SeedableRng;
 use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
 use serde::{Deserialize, Serialize};
 
 use crate::link::{Link, LinkConfig};
 use crate::nat::{Nat, NatConfig, NatConfigError, Preset};
 use crate::packet::Packet;
+use crate::rules::Rules;
 
 mod build;
 mod capture;
@@ -87,6 +88,8 @@ pub struct RouterConfig {
     pub nat: NatConfig,
     /// What it does to IPv6: a firewall has no mapping.
     pub ipv6: NatConfig,
+    /// What may be spoken through it at all.
+    pub rules: Rules,
     /// Its link to the outside segment.
     pub access: Access,
 }
@@ -100,6 +103,7 @@ impl RouterConfig {
             inside: Vec::new(),
             nat,
             ipv6: Preset::Open.config(),
+            rules: Rules::default(),
             access,
         }
     }
@@ -132,6 +136,8 @@ pub struct Network {
     hosts: Vec<Vec<usize>>,
     flight: BinaryHeap<Reverse<InFlight>>,
     sequence: u64,
+    /// Of the last packet that was cut.
+    identification: u16,
     arrived: VecDeque<(HostId, Packet)>,
     log: Log,
 }
@@ -140,6 +146,8 @@ pub struct Network {
 struct Segment {
     stations: BTreeMap<IpAddr, Station>,
     gateway: Option<RouterId>,
+    /// Who takes what is for nobody here, and did not come from there.
+    default: Option<usize>,
     /// How many routers a packet passes here, which are not modelled one by one.
     hops: u8,
     reporters: Vec<IpAddr>,
@@ -161,6 +169,7 @@ struct Router {
     outside: SegmentId,
     ipv4: Nat,
     ipv6: Nat,
+    rules: Rules,
     up: Link,
     down: Link,
 }
@@ -213,9 +222,21 @@ impl Network {
             hosts: Vec::new(),
             flight: BinaryHeap::new(),
             sequence: 0,
+            identification: 0,
             arrived: VecDeque::new(),
             log: Log::new(Logging::Off),
         }
+    }
+
+    /// When it began.
+    #[must_use]
+    pub const fn start(&self) -> Instant {
+        self.start
+    }
+
+    /// Randomness of this network's seed, for what is built later.
+    pub fn fresh_seed(&mut self) -> u64 {
+        self.rng.next_u64()
     }
 
     /// How many routers a packet passes on a segment; at first 8 in the core and none elsewhere.
@@ -298,6 +319,18 @@ impl Network {
         Some(&mut self.routers.get_mut(router.0)?.ipv4)
     }
 
+    /// The same for IPv6.
+    pub fn ipv6_mut(&mut self, router: RouterId) -> Option<&mut Nat> {
+        Some(&mut self.routers.get_mut(router.0)?.ipv6)
+    }
+
+    /// What may be spoken through a router from now on.
+    pub fn set_rules(&mut self, router: RouterId, rules: Rules) {
+        if let Some(router) = self.routers.get_mut(router.0) {
+            router.rules = rules;
+        }
+    }
+
     /// A router's link to its outside segment from now on.
     pub fn set_access(&mut self, router: RouterId, access: Access) {
         if let Some(router) = self.routers.get_mut(router.0) {
@@ -333,6 +366,16 @@ impl Router {
         } else {
             &self.ipv4
         }
+    }
+
+    /// IPv6 that is meant for IPv4 is the affair of the NAT for IPv4.
+    fn nat_for_outbound(&mut self, packet: &Packet) -> &mut Nat {
+        let prefix = self.ipv4.config().nat64;
+        let translated = prefix.and_then(|prefix| prefix.extract(packet.destination));
+        if translated.is_some() {
+            return &mut self.ipv4;
+        }
+        self.nat_for_mut(packet.source)
     }
 
     const fn nat_for_mut(&mut self, address: IpAddr) -> &mut Nat {

@@ -15,9 +15,12 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
 mod bytes;
+mod fragment;
+mod offload;
 mod quote;
 
 pub use bytes::ParseError;
+pub use fragment::Reassembler;
 pub use quote::Quote;
 
 /// One IP packet, IPv4 or IPv6 by its addresses, which are of one family.

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 use crate::network::{HostId, Network};
-use crate::packet::Packet;
+use crate::packet::{Packet, Reassembler};
 
 /// A program on a host. After each input its outputs are drained; `now` never goes back.
 pub trait Host {
@@ -66,6 +66,8 @@ pub struct Simulation<H> {
 #[derive(Debug)]
 struct Slot<H> {
     host: H,
+    /// Programs get whole packets, as from their system.
+    pieces: Reassembler,
     deadline: Option<Instant>,
 }
 
@@ -90,6 +92,7 @@ impl<H: Host> Simulation<H> {
             id,
             Slot {
                 host,
+                pieces: Reassembler::default(),
                 deadline: None,
             },
         );
@@ -126,6 +129,12 @@ impl<H: Host> Simulation<H> {
     /// The same, to be changed during the run.
     pub const fn network_mut(&mut self) -> &mut Network {
         &mut self.network
+    }
+
+    /// The network, when all is over.
+    #[must_use]
+    pub fn into_network(self) -> Network {
+        self.network
     }
 
     /// A program.
@@ -206,7 +215,9 @@ impl<H: Host> Simulation<H> {
         let now = self.now;
         self.network.handle_timeout(now);
         let id = if let Some((id, packet)) = self.network.poll_packet() {
-            if let Some(slot) = self.hosts.get_mut(&id) {
+            if let Some(slot) = self.hosts.get_mut(&id)
+                && let Some(packet) = slot.pieces.push(packet, false, now)
+            {
                 slot.host.handle_packet(packet, now);
             }
             id

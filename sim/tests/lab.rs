@@ -10,7 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use kuguri_sim::lab::world::claim;
-use kuguri_sim::lab::{Attachment, Lab, Machine, World, without_capabilities};
+use kuguri_sim::lab::{Attachment, Lab, Machine, Machines, World, without_capabilities};
 use kuguri_sim::link::{LinkConfig, Probability};
 use kuguri_sim::nat::Preset;
 use kuguri_sim::network::{Access, Network, RouterConfig, SegmentId};

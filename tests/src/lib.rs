@@ -1,7 +1,7 @@
 //! Claims about two or more nodes, or real processes; here is what the claims share.
 
-pub mod frames;
 pub mod reach;
 #[cfg(target_os = "linux")]
 pub mod real;
-pub mod world;
+
+pub use kuguri::simulate::{frames, world};

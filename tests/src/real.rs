@@ -1,9 +1,12 @@
 //! Real processes on real machines' kernels: what the claims about the program itself share.
 //!
 //! ```text
+//!   program  the one under test
 //!   process  one `kuguri` and what it says           (ends with its value)
+//!   place    one machine alone, for what is refused
 //!   scene    office, desk, home and VPS, each a namespace; processes on them
 //!   wire     what ordinary programs see of a network: pings, interfaces
+//!   notices  what the kernel says of interfaces that change
 //!   packet   raw frames at an interface
 //! ```
 //!
@@ -11,8 +14,11 @@
 
 use std::time::{Duration, Instant};
 
+pub mod notices;
 pub mod packet;
+pub mod place;
 pub mod process;
+pub mod program;
 pub mod scene;
 pub mod wire;
 

@@ -10,19 +10,21 @@ use std::net::{
 };
 use std::path::Path;
 use std::process::Stdio;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use kuguri_sim::lab::world::{self, claim};
-use kuguri_sim::lab::{World, without_capabilities};
+use kuguri_sim::lab::{Machines, World, without_capabilities};
 use kuguri_sim::nat::Preset;
+use kuguri_tests::real::notices::Notices;
 use kuguri_tests::real::packet::Frames;
-use kuguri_tests::real::process::{Program, Running};
+use kuguri_tests::real::process::Running;
+use kuguri_tests::real::program::Program;
 use kuguri_tests::real::scene::{DESK, GATEWAY, HOME, Member, OFFICE, Rights, Scene, VPS};
 use kuguri_tests::real::wire::{self, PING_TEXT};
 use kuguri_tests::real::{PATIENCE, until};
 use nix::net::if_::if_nameindex;
+use nix::sys::signal::Signal;
 use serde_json::Value;
 
 const CARD: &str = "kuguri0";
@@ -323,43 +325,46 @@ fn a_killed_hub_comes_back_and_the_card_stays_up_all_the_time() {
         let mut branch = Branch::open(&scene);
         assert!(pings(&scene, HOME, GATEWAY));
         let before = card(&scene, HOME).expect("there");
-        let done = AtomicBool::new(false);
-        thread::scope(|scope| {
-            let watch = scope.spawn(|| {
-                let looked = scene.lab.run_in(HOME, || stays(&before, &done));
-                assert!(looked.expect("inside"), "the card went down");
-            });
-            branch.home.process.forget();
-            branch.hub.kill();
-            let start = Instant::now();
-            let (hub, invite) = scene.hub(HUB, NETWORK);
-            assert_eq!(invite, branch.invite, "an invite stays good");
-            branch.home.process.event("joined");
-            eprintln!(
-                "the member was back {:?} after the hub's death",
-                start.elapsed()
-            );
-            let answered = pings(&scene, HOME, GATEWAY);
-            done.store(true, Ordering::Relaxed);
-            watch.join().expect("the card stays");
-            assert!(answered);
-            drop(hub);
+        let notices = scene.lab.run_in(HOME, Notices::new).expect("inside");
+        branch.home.process.forget();
+        branch.hub.kill();
+        let start = Instant::now();
+        let (hub, invite) = scene.hub(HUB, NETWORK);
+        assert_eq!(invite, branch.invite, "an invite stays good");
+        branch.home.process.event("joined");
+        eprintln!(
+            "the member was back {:?} after the hub's death",
+            start.elapsed()
+        );
+        assert!(pings(&scene, HOME, GATEWAY));
+        assert!(notices.is_untouched(before.index), "the card went down");
+        assert_eq!(card(&scene, HOME), Some(before));
+        drop(hub);
+        // What would have been noticed is noticed: with its process the card goes.
+        let index = card(&scene, HOME).expect("there").index;
+        branch.home.process.kill();
+        until("the card is gone", || {
+            (!notices.is_untouched(index)).then_some(())
         });
     });
 }
 
-/// Whether the card is the same and up, until told that it is over.
-fn stays(before: &wire::Interface, done: &AtomicBool) -> bool {
-    while !done.load(Ordering::Relaxed) {
-        let now = wire::interface(CARD);
-        let same =
-            now.is_some_and(|now| now.index == before.index && now.up && now.ipv4 == before.ipv4);
-        if !same {
-            return false;
+#[test]
+fn ctrl_c_ends_hub_and_member_cleanly() {
+    claim(|world| {
+        let scene = cones(world);
+        let branch = Branch::open(&scene);
+        for (machine, process) in [(HOME, branch.home.process), (OFFICE, branch.hub)] {
+            let ended = process.stop_by(Signal::SIGINT);
+            assert!(ended.status.success() && ended.err.is_empty(), "{ended:?}");
+            let last = ended.out.last().expect("it has said something");
+            assert!(last.contains("\"stopped\""), "{ended:?}");
+            let left = fs::read_dir(scene.state(machine).join("run")).expect("there");
+            let sockets = left.filter_map(|it| it.ok()?.file_name().into_string().ok());
+            assert_eq!(sockets.filter(|name| name.ends_with(".sock")).count(), 0);
         }
-        thread::sleep(Duration::from_millis(5));
-    }
-    true
+        assert_eq!(card(&scene, HOME), None);
+    });
 }
 
 #[test]

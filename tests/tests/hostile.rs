@@ -3,9 +3,12 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use kuguri_proto::node::{Command, Event};
+use kuguri_proto::gateway::subnet::Subnet;
+use kuguri_proto::node::{Command, Event, HubConfig, Role};
 use kuguri_proto::rendezvous::Channel;
+use kuguri_proto::rendezvous::server::{Limits, RegistryLimits};
 use kuguri_proto::wire::clear::Indices;
+use kuguri_proto::wire::control::Refusal;
 use kuguri_proto::wire::{self, relay, sealed, stun};
 use kuguri_proto::{SocketId, Transmit};
 use kuguri_sim::link::LinkConfig;
@@ -466,6 +469,126 @@ fn a_member_cannot_take_the_virtual_hosts_place() {
     }
     world.run_for(Duration::from_secs(1));
     assert_eq!(world.answered_pings(5, 56), 5);
+}
+
+#[test]
+fn quic_that_is_not_our_connections_is_counted_also_from_the_rendezvous() {
+    let mut world = linked();
+    for host in [world.home, world.office] {
+        let before = dropped(&world, host)[UNKNOWN];
+        let mut sent = 0;
+        for garbage in garbage() {
+            if wire::classify(&garbage) == Some(wire::Kind::Quic) {
+                deliver(&mut world, host, RENDEZVOUS, &garbage);
+                sent += 1;
+            }
+        }
+        assert!(sent > 1000);
+        assert_eq!(dropped(&world, host)[UNKNOWN], before + sent, "{host}");
+    }
+}
+
+#[test]
+fn a_hub_that_started_again_has_no_word_for_who_names_a_link_that_it_had() {
+    let mut world = linked();
+    let (home, office) = (world.home, world.office);
+    let (datagram, from) = (
+        sealed_datagram(&mut world, home, office).contents,
+        remote(&world, office),
+    );
+    world.start_node(office, world.hub_config());
+    world.run_for(Duration::from_millis(1));
+    let now = world.simulation.now();
+    world.peer_mut(office).take_transmits(now);
+    let refused = |world: &World| {
+        let status = world.peer(office).node.status(world.simulation.now());
+        status.refused_datagrams
+    };
+    let before = refused(&world);
+    for source in [from, STRANGER, RENDEZVOUS] {
+        deliver(&mut world, office, source, &datagram);
+    }
+    let answers = world.peer_mut(office).take_transmits(now);
+    assert!(answers.is_empty(), "{answers:?}");
+    assert_eq!(refused(&world), before + 3);
+}
+
+/// Starts office and home anew in a world of which `change` changes the hub, and says what home told.
+fn home_of_a_strange_hub(change: impl Fn(&mut HubConfig)) -> (World, Vec<Event>) {
+    let mut world = linked();
+    let mut config = world.hub_config();
+    if let Role::Hub(hub) = &mut config.role {
+        change(hub);
+    }
+    let before = world.peer(world.home).events.len();
+    world.start_node(world.office, config);
+    world.run_for(Duration::from_secs(20));
+    let news = world.peer(world.home).events[before..].iter();
+    let news = news.map(|(_, event)| event.clone()).collect();
+    (world, news)
+}
+
+#[test]
+fn a_hub_cannot_take_a_members_own_network_from_it() {
+    for network in ["192.168.7.1", "203.0.113.77", "198.51.100.99"] {
+        let network: Ipv4Addr = network.parse().expect("an address");
+        let subnet = Subnet::new(network, 24).expect("a host's address");
+        let (world, news) = home_of_a_strange_hub(|hub| hub.subnet = subnet);
+        let joined = |event: &Event| matches!(event, Event::Joined { .. });
+        assert!(!news.iter().any(joined), "{news:?}");
+        let faults = news.iter().filter(|event| {
+            matches!(event, Event::LinkDown { reason, .. } if reason.contains("the hub's network") && reason.contains("owner"))
+        });
+        assert_eq!(faults.count(), 1, "{news:?}");
+        let status = world.peer(world.home).node.status(world.simulation.now());
+        assert!(status.links.is_empty());
+    }
+}
+
+#[test]
+fn a_hub_takes_no_more_members_than_it_may() {
+    let (mut world, news) = home_of_a_strange_hub(|hub| hub.members_max = 1);
+    assert!(news.iter().any(|it| matches!(it, Event::Joined { .. })));
+    let second = world.add_home(&NatConfig::from(Preset::PortRestricted));
+    world.start_node(second, world.member_config(second));
+    world.wait_for(second, PATIENCE, |event| {
+        *event == Event::Refused(Refusal::Full)
+    });
+    // Who is in may come again.
+    world.start_node(world.home, world.member_config(world.home));
+    world.wait_for(world.home, PATIENCE, |event| {
+        matches!(event, Event::Joined { .. })
+    });
+}
+
+#[test]
+fn a_limit_of_the_rendezvous_is_said_in_a_sentence() {
+    let cone = NatConfig::from(Preset::PortRestricted);
+    let mut world = World::unpeopled(&Scene {
+        seed: 5,
+        office: cone.clone(),
+        home: cone,
+        access: LinkConfig::delay(Duration::from_millis(10)),
+        logging: Logging::Off,
+    });
+    let defaults = Limits::default();
+    world.start_rendezvous_with(Limits {
+        registry: RegistryLimits {
+            inbound_per_peer: 0,
+            ..defaults.registry
+        },
+        ..defaults
+    });
+    world.start_node(world.office, world.hub_config());
+    world.run_for(Duration::from_secs(1));
+    world.start_node(world.home, world.member_config(world.home));
+    world.wait_for(world.home, PATIENCE, |event| {
+        matches!(event, Event::RendezvousFailed { reason, fatal: false } if reason.contains("relay channels"))
+    });
+    world.start_rendezvous();
+    world.wait_for(world.home, 3 * PATIENCE, |event| {
+        matches!(event, Event::Joined { .. })
+    });
 }
 
 #[test]

@@ -276,7 +276,10 @@ fn a_second_mapping_is_ready_before_the_first_one_ends() {
         assert_eq!(world.answered_pings(600, 200), 600, "seed {seed}");
         let events = &world.peer(world.home).events[before..];
         let lost = events.iter().filter(|(_, event)| {
-            matches!(event, kuguri_proto::node::Event::PathChanged { direct: None, .. })
+            matches!(
+                event,
+                kuguri_proto::node::Event::PathChanged { direct: None, .. }
+            )
         });
         assert_eq!(lost.count(), 0, "seed {seed}");
         assert!(world.peer(world.home).sockets.len() <= 3);

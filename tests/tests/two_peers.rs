@@ -7,7 +7,7 @@ use kuguri_sim::link::{LinkConfig, Probability};
 use kuguri_sim::nat::{NatConfig, Preset};
 use kuguri_sim::network::Logging;
 use kuguri_tests::frames::broadcast;
-use kuguri_tests::world::{HOME_MAC, Scene, World};
+use kuguri_tests::world::{HOME_MAC, Scene, VPS, World};
 
 /// One way between a peer and the rendezvous.
 const ACCESS: Duration = Duration::from_millis(10);
@@ -104,6 +104,38 @@ fn two_symmetric_ones_stay_relayed_and_frames_flow() {
             .all(|(_, event)| !is_direct(event))
     );
     assert_eq!(world.answered_pings(20, 56), 20);
+}
+
+/// Nor does the other one, who hides nothing, hear of an address or send anything there.
+#[test]
+fn who_wants_no_direct_path_has_none_and_tells_no_address() {
+    for hidden_is_the_hub in [false, true] {
+        let mut world = World::unpeopled(&scene(Preset::Open, Preset::FullCone));
+        let (office, home) = (world.office, world.home);
+        let mut hub = world.hub_config();
+        let mut member = world.member_config(home);
+        hub.relay_only = hidden_is_the_hub;
+        member.relay_only = !hidden_is_the_hub;
+        world.listen();
+        world.start_node(office, hub);
+        world.start_node(home, member);
+        world.wait_for(home, PATIENCE, |event| {
+            matches!(event, Event::Joined { .. })
+        });
+        assert_eq!(world.answered_pings(20, 56), 20);
+        world.run_for(Duration::from_secs(120));
+        for host in [office, home] {
+            assert_eq!(world.path(host), "relayed");
+        }
+        let public = world.heard();
+        assert!(!public.is_empty());
+        for (source, destination) in public {
+            assert!(
+                source == VPS || destination == VPS,
+                "{source} to {destination}"
+            );
+        }
+    }
 }
 
 #[test]

@@ -1,8 +1,14 @@
 //! The side that asks.
+//!
+//! ```text
+//!   STATE/run/NAME.sock ── nobody listens ─▶ Absent     no right ─▶ Hidden
+//!                       ── {"refused":"…"} ─▶ Refused    nothing for 5 s ─▶ Silent
+//! ```
 
 use std::fs;
-use std::io;
-use std::path::Path;
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -11,12 +17,39 @@ use tokio::net::UnixStream;
 
 use super::{AdminError, Request, read_line};
 use crate::config::state::State;
+use crate::output::printable;
 
-/// A running process of this state directory.
-#[derive(Debug)]
+/// A process of this state directory, by its socket.
+#[derive(Clone, Debug)]
 pub struct Process {
     name: String,
-    stream: BufReader<UnixStream>,
+    path: PathBuf,
+    state: State,
+}
+
+/// All processes of this state directory that have a socket, by name; some of them may have been killed.
+///
+/// # Errors
+/// When the directory cannot be read.
+pub fn processes(state: &State) -> Result<Vec<Process>, AdminError> {
+    let directory = state.run();
+    let entries = match fs::read_dir(&directory) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        read => read.map_err(hidden(&directory))?,
+    };
+    let named = |path: PathBuf| {
+        let name = path
+            .file_name()?
+            .to_str()?
+            .strip_suffix(".sock")?
+            .to_owned();
+        let state = state.clone();
+        Some(Process { name, path, state })
+    };
+    let paths = entries.filter_map(|entry| Some(entry.ok()?.path()));
+    let mut found: Vec<Process> = paths.filter_map(named).collect();
+    found.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(found)
 }
 
 impl Process {
@@ -30,56 +63,72 @@ impl Process {
     ///
     /// # Errors
     /// When it does not answer, or not with an object.
-    pub async fn ask(&mut self, request: &Request) -> Result<Value, AdminError> {
-        let silent = || AdminError::Silent(self.name.clone());
-        let strange = || AdminError::Strange(self.name.clone());
-        let question = serde_json::to_string(request).map_err(|_| strange())? + "\n";
-        let conversation = async {
-            let written = self.stream.write_all(question.as_bytes()).await;
-            written.map_err(|_| silent())?;
-            let line = read_line(&mut self.stream, LONGEST_ANSWER).await;
-            line.ok_or_else(silent)
-        };
-        let answered = tokio::time::timeout(PATIENCE, conversation).await;
-        let line = answered.map_err(|_elapsed| silent())??;
-        serde_json::from_slice(&line).map_err(|_| strange())
-    }
-}
-
-/// All running processes of this state directory, by name. Sockets that nobody listens at are removed.
-///
-/// # Errors
-/// When the directory cannot be read.
-pub async fn processes(state: &State) -> io::Result<Vec<Process>> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir(state.run())? {
-        let path = entry?.path();
-        let name = path.file_stem().and_then(|stem| stem.to_str());
-        let (Some(name), Some("sock")) = (name, path.extension().and_then(|end| end.to_str()))
-        else {
-            continue;
-        };
-        match UnixStream::connect(&path).await {
-            Ok(stream) => found.push(Process {
-                name: name.to_owned(),
-                stream: BufReader::new(stream),
+    pub async fn ask(&self, request: &Request) -> Result<Value, AdminError> {
+        let answered = tokio::time::timeout(PATIENCE, self.converse(request)).await;
+        let line = answered.map_err(|_elapsed| self.silent())??;
+        let answer: Value = serde_json::from_slice(&line).map_err(|_| self.strange())?;
+        match answer["refused"].as_str() {
+            Some(reason) => Err(AdminError::Refused {
+                name: self.name.clone(),
+                reason: format!("{}{}", printable(reason), self.owner()),
             }),
-            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-                remove_stale(state, name, &path);
-            }
-            Err(error) => tracing::debug!(%error, "skipping {}", path.display()),
+            None => Ok(answer),
         }
     }
-    found.sort_by(|a, b| a.name.cmp(&b.name));
-    Ok(found)
+
+    async fn converse(&self, request: &Request) -> Result<Vec<u8>, AdminError> {
+        let question = serde_json::to_string(request).map_err(|_| self.strange())? + "\n";
+        let mut stream = match UnixStream::connect(&self.path).await {
+            Ok(stream) => BufReader::new(stream),
+            Err(error) => return Err(self.not_reached(error)),
+        };
+        // Who refuses may have closed already; his words are there to be read.
+        let _ = stream.write_all(question.as_bytes()).await;
+        let line = read_line(&mut stream, LONGEST_ANSWER).await;
+        line.ok_or_else(|| self.silent())
+    }
+
+    fn not_reached(&self, error: io::Error) -> AdminError {
+        let kind = error.kind();
+        if kind == ErrorKind::ConnectionRefused {
+            self.remove_stale();
+        }
+        if kind == ErrorKind::ConnectionRefused || kind == ErrorKind::NotFound {
+            return AdminError::Absent(self.name.clone());
+        }
+        // As many as the kernel takes wait to be accepted.
+        if kind == ErrorKind::WouldBlock {
+            return self.silent();
+        }
+        hidden(&self.path)(error)
+    }
+
+    /// Only while nobody has the lock: its process may just be about to listen.
+    fn remove_stale(&self) {
+        if let Some(_lock) = self.state.lock_of_nobody(&self.name) {
+            // Somebody else may have been faster.
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+
+    /// Whose it is, for who was refused.
+    fn owner(&self) -> String {
+        let found = fs::metadata(&self.path);
+        found.map_or_else(|_| String::new(), |it| format!(" (user {})", it.uid()))
+    }
+
+    fn silent(&self) -> AdminError {
+        AdminError::Silent(self.name.clone())
+    }
+
+    fn strange(&self) -> AdminError {
+        AdminError::Strange(self.name.clone())
+    }
 }
 
-/// Only while nobody has the lock: its process may just be about to listen.
-fn remove_stale(state: &State, name: &str, path: &Path) {
-    if let Ok(_lock) = state.lock(name) {
-        // Somebody else may have been faster.
-        let _ = fs::remove_file(path);
-    }
+fn hidden(path: &Path) -> impl FnOnce(io::Error) -> AdminError {
+    let path = path.to_owned();
+    move |error| AdminError::Hidden { path, error }
 }
 
 /// Bytes of an answer: the status of a hub with thousands of members.

@@ -4,12 +4,13 @@ use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use serde_json::{Value, json};
 use tokio::io::{AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use super::{AdminError, Asked, Request, read_line};
@@ -43,6 +44,15 @@ impl Drop for Listener {
 /// # Errors
 /// When the system refuses the socket.
 pub fn listen(state: &State, name: &str) -> Result<(Listener, mpsc::Receiver<Asked>), AdminError> {
+    listen_for(state, name, may_ask)
+}
+
+/// Listens for those who `may_ask`.
+pub(super) fn listen_for(
+    state: &State,
+    name: &str,
+    may_ask: fn(&UnixStream) -> bool,
+) -> Result<(Listener, mpsc::Receiver<Asked>), AdminError> {
     let path = state.run().join(format!("{name}.sock"));
     // Left by a process that was killed: the lock says that none is running.
     let _ = fs::remove_file(&path);
@@ -53,29 +63,64 @@ pub fn listen(state: &State, name: &str) -> Result<(Listener, mpsc::Receiver<Ask
     let socket = UnixListener::bind(&path).map_err(wrap)?;
     fs::set_permissions(&path, Permissions::from_mode(0o600)).map_err(wrap)?;
     let (questions, asked) = mpsc::channel(QUESTIONS);
-    let task = tokio::spawn(accept(socket, questions));
+    let task = tokio::spawn(accept(socket, questions, may_ask));
     Ok((Listener { path, task }, asked))
 }
 
-async fn accept(socket: UnixListener, questions: mpsc::Sender<Asked>) {
-    let places = Arc::new(Semaphore::new(CONVERSATIONS));
+async fn accept(
+    socket: UnixListener,
+    questions: mpsc::Sender<Asked>,
+    may_ask: fn(&UnixStream) -> bool,
+) {
+    let mut places = Places::default();
     loop {
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else {
-            return;
-        };
         match socket.accept().await {
-            Ok((stream, _)) if may_ask(&stream) => {
-                let questions = questions.clone();
-                tokio::spawn(async move {
-                    converse(stream, questions).await;
-                    drop(place);
-                });
-            }
-            Ok(_) => {}
+            Ok((stream, _)) if may_ask(&stream) => places.give(stream, &questions),
+            Ok((stream, _)) => drop(tokio::spawn(refuse(stream, STRANGER))),
             // Out of descriptors, mostly: others may give some back.
             Err(_) => tokio::time::sleep(PAUSE).await,
         }
     }
+}
+
+/// The conversations, oldest first. They end with this.
+#[derive(Default)]
+struct Places(Vec<Place>);
+
+struct Place {
+    task: JoinHandle<()>,
+    /// Whether a question of it waits for its answer.
+    busy: Arc<AtomicBool>,
+}
+
+impl Places {
+    /// When all places are taken, the oldest one that only listens is given away; when all wait for answers, none.
+    fn give(&mut self, stream: UnixStream, questions: &mpsc::Sender<Asked>) {
+        self.0.retain(|place| !place.task.is_finished());
+        if self.0.len() >= CONVERSATIONS {
+            let idle = |place: &Place| !place.busy.load(Ordering::Relaxed);
+            let Some(oldest) = self.0.iter().position(idle) else {
+                return drop(tokio::spawn(refuse(stream, TOO_MANY)));
+            };
+            self.0.remove(oldest);
+        }
+        let busy = Arc::new(AtomicBool::new(false));
+        let task = tokio::spawn(converse(stream, questions.clone(), Arc::clone(&busy)));
+        self.0.push(Place { task, busy });
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+async fn refuse(mut stream: UnixStream, why: &str) {
+    let words = format!("{}\n", json!({ "refused": why }));
+    let said = stream.write_all(words.as_bytes());
+    // Who does not read is not waited for.
+    let _ = tokio::time::timeout(PATIENCE, said).await;
 }
 
 /// The file's mode says the same; this also holds when somebody has changed that.
@@ -86,12 +131,14 @@ fn may_ask(stream: &UnixStream) -> bool {
         .is_ok_and(|peer| peer.uid() == own || peer.uid() == 0)
 }
 
-async fn converse(stream: UnixStream, questions: mpsc::Sender<Asked>) {
+async fn converse(stream: UnixStream, questions: mpsc::Sender<Asked>, busy: Arc<AtomicBool>) {
     let mut stream = BufReader::new(stream);
     while let Ok(Some(line)) =
         tokio::time::timeout(PATIENCE, read_line(&mut stream, LONGEST_QUESTION)).await
     {
+        busy.store(true, Ordering::Relaxed);
         let answer = answer(&line, &questions).await;
+        busy.store(false, Ordering::Relaxed);
         if stream
             .write_all(format!("{answer}\n").as_bytes())
             .await
@@ -122,6 +169,11 @@ const CONVERSATIONS: usize = 16;
 /// Bytes of a question.
 const LONGEST_QUESTION: u64 = 4096;
 /// How long somebody may be connected without asking.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(10);
+/// To another user. From inside a user namespace all outside are strangers, root too.
+const STRANGER: &str = "it answers only the user who started it (to one in a user namespace, root is another too); ask as \
+                        that user";
+/// To one too many.
+const TOO_MANY: &str = "too many questions wait for their answers; ask again";
 /// Before the next attempt to accept.
 const PAUSE: Duration = Duration::from_millis(100);

@@ -5,11 +5,11 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Instant;
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use aws_lc_rs::digest::{SHA256, digest};
 use kuguri_proto::identity::PeerId;
 use kuguri_proto::invite::Invite;
-use kuguri_proto::node::{MemberConfig, Role};
+use kuguri_proto::node::{Event, MemberConfig, Role};
 use kuguri_proto::wire::control::Credential;
 use kuguri_proto::wire::ethernet::MacAddr;
 use kuguri_rendezvous::keyfile;
@@ -18,19 +18,21 @@ use super::start::{self, Start, Wish};
 use crate::config::address::HostPort;
 use crate::config::state::State;
 use crate::driver::Observe;
-use crate::output::{Output, Saying};
+use crate::output::{Output, Saying, printable};
 
 /// Join a hub: this machine gets a virtual LAN card in the hub's network
 ///
-/// Runs until Ctrl-C; reconnects by itself for ever, and the card stays up meanwhile. Needs the right
-/// to make network interfaces (sudo, or CAP_NET_ADMIN).
+/// Runs until Ctrl-C; reconnects by itself for ever, and the card stays up meanwhile.
+/// Needs the right to make network interfaces (sudo, or capabilities).
 ///
 ///   $ sudo kuguri connect kuguri://…
-///   $ sudo kuguri connect - < invite.txt     # not to be read in the list of processes
+///   $ sudo kuguri connect - < invite.txt     # not to be seen in the list of processes
 ///   $ sudo kuguri connect invite.txt
-///   $ KUGURI_INVITE=kuguri://… kuguri connect
+///   $ sudo KUGURI_INVITE=kuguri://… kuguri connect
 ///
-/// The card's MAC address is the same every time. Card and addresses go when the process ends.
+/// With sudo it keeps its key in root's directory: sudo kuguri status shows it.
+/// The card's MAC address is the same every time. Card and addresses go when the
+/// process ends.
 #[derive(Debug, clap::Args)]
 #[command(verbatim_doc_comment)]
 pub(super) struct Flags {
@@ -46,29 +48,19 @@ pub(super) struct Flags {
     /// Set no address on the card; something else will
     #[arg(long)]
     pub(super) no_address: bool,
-    /// A fixed UDP port; a free one otherwise
-    #[arg(
-        long,
-        value_name = "PORT",
-        default_value_t = 0,
-        hide_default_value = true
-    )]
-    pub(super) port: u16,
     #[command(flatten)]
-    pub(super) reach: start::Reach,
-    /// One JSON object per event on stdout
-    #[arg(long)]
-    pub(super) json: bool,
+    pub(super) common: start::Common,
 }
 
 pub(super) fn run(flags: Flags, state: &State, started: Instant) -> anyhow::Result<ExitCode> {
-    let invite: Invite = read_invite(&flags.invite)?.parse()?;
+    let invite = read_invite(&flags.invite)?;
     let rendezvous = rendezvous_of(&invite)?;
     let hub: String = invite.hub.to_string().chars().take(16).collect();
     let name = format!("member-{hub}");
     let _lock = state.lock(&name)?;
     let identity = keyfile::load_or_create(&state.file(&format!("{name}.key")), "member")?;
     let mac = flags.mac.unwrap_or_else(|| mac_of(identity.id()));
+    let json = flags.common.json;
     let start = Start {
         state,
         name,
@@ -79,48 +71,69 @@ pub(super) fn run(flags: Flags, state: &State, started: Instant) -> anyhow::Resu
         }),
         identity,
         rendezvous,
-        port: flags.port,
-        reach: flags.reach,
+        common: flags.common,
+        secure_nat: None,
         wish: Some(Wish {
             interface: flags.interface,
             mac,
             with_address: !flags.no_address,
         }),
     };
-    let guest = Guest(Output::new(flags.json, false, started));
+    let guest = Guest {
+        output: Output::new(json, false, started),
+        expected: start.rendezvous.iter().find_map(|(_, key)| *key),
+    };
     super::block_on(start::run(start, guest))?;
     Ok(ExitCode::SUCCESS)
 }
 
 /// Tells people.
-struct Guest(Output);
+struct Guest {
+    output: Output,
+    /// The key that the rendezvous must show, as the invite says.
+    expected: Option<PeerId>,
+}
 
 impl Observe for Guest {
     fn observe(&mut self, saying: &Saying<'_>) -> anyhow::Result<()> {
-        self.0.say(saying);
+        self.output.say(saying);
+        let advice = "as the invite says; ask the hub's owner for a new invite";
+        if let Saying::Node(Event::RendezvousFailed { reason, .. }) = saying
+            && let Some(error) = start::wrong_key(reason, self.expected, advice)
+        {
+            return Err(error);
+        }
         Ok(())
     }
 }
 
-/// The invite's text: the argument itself, or what the file or stdin that it names has.
-fn read_invite(argument: &str) -> anyhow::Result<String> {
+/// The invite: the argument itself, or what the file or stdin that it names has.
+fn read_invite(argument: &str) -> anyhow::Result<Invite> {
     if argument == "-" {
-        return read_text(std::io::stdin()).context("the invite cannot be read from stdin");
+        let text = read_text(std::io::stdin()).context("the invite cannot be read from stdin")?;
+        return Ok(text.parse()?);
     }
     let path = Path::new(argument);
-    if argument.contains("kuguri:") || !path.exists() {
-        return Ok(argument.to_owned());
+    if argument.is_empty() || argument.contains("kuguri:") {
+        return Ok(argument.parse()?);
     }
-    let file = std::fs::File::open(path);
-    file.map_err(anyhow::Error::from)
+    if !path.exists() {
+        let parsed: Result<Invite, _> = argument.parse();
+        return parsed
+            .map_err(|error| anyhow!("{error}; and there is no file {}", printable(argument)));
+    }
+    let file = std::fs::File::open(path).map_err(anyhow::Error::from);
+    let text = file
         .and_then(read_text)
-        .with_context(|| format!("the invite cannot be read from {argument}"))
+        .with_context(|| format!("the invite cannot be read from {argument}"))?;
+    text.parse().with_context(|| argument.to_owned())
 }
 
+/// What is no text is no invite either: that is said where it is parsed.
 fn read_text(from: impl Read) -> anyhow::Result<String> {
-    let mut text = String::new();
-    from.take(LONGEST_INVITE).read_to_string(&mut text)?;
-    Ok(text)
+    let mut bytes = Vec::new();
+    from.take(LONGEST_INVITE).read_to_end(&mut bytes)?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 fn rendezvous_of(invite: &Invite) -> anyhow::Result<Vec<(HostPort, Option<PeerId>)>> {

@@ -7,7 +7,7 @@ use kuguri_rendezvous::keyfile;
 use serde_json::json;
 
 use super::serve::{hub_name, make_invite};
-use crate::admin::{self, Request};
+use crate::admin::{self, AdminError, Request};
 use crate::config::hub::{HubFile, Token};
 use crate::config::state::State;
 use crate::output::stdout_is_terminal;
@@ -44,14 +44,21 @@ pub(super) fn run(flags: &Flags, state: &State) -> anyhow::Result<ExitCode> {
     let path = state.file(&format!("hub-{name}.toml"));
     let mut file = HubFile::open(&path)?
         .with_context(|| format!("there is no hub {name} here; `kuguri serve {name}` makes it"))?;
-    if flags.new {
-        add_token(state, &name, &mut file)?;
-    }
-    let identity = keyfile::load_or_create(&state.file(&format!("hub-{name}.key")), "hub")?;
+    let key_file = state.file(&format!("hub-{name}.key"));
+    let identity = keyfile::load(&key_file)?.with_context(|| {
+        format!(
+            "the hub's key {} is gone; bring it back, or start `kuguri serve {name}` for a new one",
+            key_file.display()
+        )
+    })?;
     let (address, key) = file.rendezvous().with_context(|| {
         format!("the hub {name} has not been registered yet; start `kuguri serve {name} --rendezvous HOST` first")
     })?;
-    let invite = make_invite(identity.id(), &name, &address.parse()?, key, &file)?;
+    let address = address.parse()?;
+    if flags.new {
+        add_token(state, &name, &mut file)?;
+    }
+    let invite = make_invite(identity.id(), &name, &address, key, &file)?;
     if flags.json {
         super::print(&json!({ "hub": name, "invite": invite }).to_string());
         return Ok(ExitCode::SUCCESS);
@@ -72,9 +79,14 @@ fn add_token(state: &State, name: &str, file: &mut HubFile) -> anyhow::Result<()
     };
     let process = format!("hub-{name}");
     super::block_on(async {
-        for mut running in admin::processes(state).await? {
-            if running.name() == process {
-                running.ask(&request).await?;
+        let processes = admin::processes(state)?.into_iter();
+        for running in processes.filter(|it| it.name() == process) {
+            match running.ask(&request).await {
+                Ok(_) | Err(AdminError::Absent(_)) => {}
+                Err(problem) => bail!(
+                    "{problem}; the new token is in {}, and the hub takes it at its next start",
+                    file.path().display()
+                ),
             }
         }
         Ok(())

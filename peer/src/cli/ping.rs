@@ -7,7 +7,7 @@ use anyhow::{Context, anyhow, bail};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::admin::{self, Process, Request};
+use crate::admin::{self, AdminError, Process, Request};
 use crate::config::state::State;
 use crate::driver::find_peer;
 use crate::output::printable;
@@ -28,7 +28,7 @@ pub(super) struct Flags {
     #[arg(short, long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..))]
     count: u32,
     /// Seconds between them
-    #[arg(short, long, value_name = "SECONDS", default_value_t = 0.5, value_parser = seconds)]
+    #[arg(short, long, value_name = "SECONDS", default_value_t = 0.5, value_parser = seconds, allow_negative_numbers = true)]
     interval: f64,
     /// One JSON object per line: peer, ms, path; or peer, lost
     #[arg(long)]
@@ -37,13 +37,13 @@ pub(super) struct Flags {
 
 pub(super) fn run(flags: &Flags, state: &State) -> anyhow::Result<ExitCode> {
     super::block_on(async {
-        let (mut process, peer) = find(state, flags.peer.as_deref()).await?;
+        let (process, peer) = find(state, flags.peer.as_deref()).await?;
         let mut times = Vec::new();
         for number in 0..flags.count {
             if number > 0 {
                 tokio::time::sleep(Duration::from_secs_f64(flags.interval)).await;
             }
-            let answer = ping(&mut process, &peer.peer).await?;
+            let answer = ping(&process, &peer.peer).await?;
             super::print(&line(&answer, &peer, flags.json));
             times.extend(answer.ms);
         }
@@ -60,18 +60,26 @@ pub(super) fn run(flags: &Flags, state: &State) -> anyhow::Result<ExitCode> {
 
 /// The process that has a link to the peer, and the peer.
 async fn find(state: &State, wanted: Option<&str>) -> anyhow::Result<(Process, Link)> {
-    let mut all: Vec<(usize, Link)> = Vec::new();
-    let mut processes = admin::processes(state).await?;
-    for (index, process) in processes.iter_mut().enumerate() {
-        let mut answer = process.ask(&Request::Status).await?;
-        let links: Vec<Link> = serde_json::from_value(answer["node"]["links"].take())
-            .with_context(|| format!("{} has another version; restart it", process.name()))?;
-        all.extend(links.into_iter().map(|link| (index, link)));
+    let mut all: Vec<(Process, Link)> = Vec::new();
+    let (mut live, mut problem) = (false, None);
+    for process in admin::processes(state)? {
+        match process.ask(&Request::Status).await {
+            Ok(mut answer) => {
+                live = true;
+                let links: Vec<Link> = serde_json::from_value(answer["node"]["links"].take())
+                    .with_context(|| {
+                        format!("{} has another version; restart it", process.name())
+                    })?;
+                all.extend(links.into_iter().map(|link| (process.clone(), link)));
+            }
+            Err(AdminError::Absent(_)) => {}
+            Err(silent) => problem = Some(silent),
+        }
     }
-    if processes.is_empty() {
-        bail!(
-            "nothing runs here; start `kuguri serve` or `kuguri connect`, or name their state directory with --state DIR"
-        );
+    match problem {
+        Some(problem) if all.is_empty() => return Err(problem.into()),
+        None if !live => bail!("{}", super::nothing_runs(state)),
+        Some(_) | None => {}
     }
     let pairs = all
         .iter()
@@ -79,14 +87,12 @@ async fn find(state: &State, wanted: Option<&str>) -> anyhow::Result<(Process, L
     let key = find_peer(pairs, wanted)
         .map_err(|sentence| anyhow!(sentence))?
         .to_owned();
-    let (index, link) = all
-        .into_iter()
+    all.into_iter()
         .find(|(_, link)| link.peer == key)
-        .context("the peer is gone")?;
-    Ok((processes.swap_remove(index), link))
+        .context("the peer is gone")
 }
 
-async fn ping(process: &mut Process, peer: &str) -> anyhow::Result<Answer> {
+async fn ping(process: &Process, peer: &str) -> anyhow::Result<Answer> {
     let peer = Some(peer.to_owned());
     let answer: Value = process.ask(&Request::Ping { peer }).await?;
     if let Some(error) = answer["error"].as_str() {

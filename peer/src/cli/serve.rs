@@ -4,14 +4,15 @@ use std::net::Ipv4Addr;
 use std::process::ExitCode;
 use std::time::Instant;
 
-use anyhow::{Context, anyhow};
+use anyhow::{Context, bail};
 use kuguri_proto::gateway::subnet::Subnet;
 use kuguri_proto::identity::PeerId;
 use kuguri_proto::invite::{Invite, RendezvousRef};
-use kuguri_proto::node::{Event, HubConfig, Role};
+use kuguri_proto::node::{Event, HubConfig, MEMBERS_MAX, Role};
 use kuguri_rendezvous::keyfile;
 
-use super::start::{self, Start};
+use super::connect::mac_of;
+use super::start::{self, Start, Wish};
 use crate::config::address::HostPort;
 use crate::config::hub::HubFile;
 use crate::config::state::State;
@@ -21,14 +22,15 @@ use crate::output::{Output, Saying, stdout_is_terminal};
 
 /// Host a hub: a virtual Ethernet switch that members connect to
 ///
-/// Prints an invite: one line, which is all that a member needs. Needs no privilege, no port
-/// forwarding and no address of its own; runs until Ctrl-C.
+/// Prints an invite: one line, which is all that a member needs. Needs no privilege,
+/// no port forwarding and no address of its own; runs until Ctrl-C.
 ///
 ///   $ kuguri serve office --rendezvous vps.example
 ///   $ kuguri serve office --rendezvous 192.0.2.1:7777 --address 10.9.0.1/24
 ///   $ kuguri serve office > invite.txt          # the rendezvous is remembered
 ///
-/// The hub's key is kept, so that an invite stays good over restarts.
+/// The invite is printed once the rendezvous has proved its key. The hub's key is
+/// kept, so that an invite stays good over restarts; kuguri invite shows it again.
 #[derive(Debug, clap::Args)]
 #[command(verbatim_doc_comment)]
 pub(super) struct Flags {
@@ -46,29 +48,36 @@ pub(super) struct Flags {
     /// The hub's own address and prefix length; members get addresses of the same network
     #[arg(long, value_name = "ADDRESS/PREFIX", default_value = "192.168.30.1/24", value_parser = subnet)]
     pub(super) address: Subnet,
-    /// A fixed UDP port; a free one otherwise
-    #[arg(
-        long,
-        value_name = "PORT",
-        default_value_t = 0,
-        hide_default_value = true
-    )]
-    pub(super) port: u16,
+    /// This machine is in the network too, by a virtual LAN card of this name; needs the right to make one
+    ///
+    /// It gets an address as a member does.
+    #[arg(long, value_name = "NAME", num_args = 0..=1, default_missing_value = "kuguri0")]
+    pub(super) card: Option<String>,
     #[command(flatten)]
-    pub(super) reach: start::Reach,
+    pub(super) nat: super::secure_nat::Flags,
     /// Show the invite as a QR code too, also when stdout is no terminal
     #[arg(long)]
     pub(super) qr: bool,
-    /// One JSON object per event on stdout
-    #[arg(long)]
-    pub(super) json: bool,
+    #[command(flatten)]
+    pub(super) common: start::Common,
 }
 
 pub(super) fn run(flags: Flags, state: &State, started: Instant) -> anyhow::Result<ExitCode> {
     let name = format!("hub-{}", flags.name);
     let _lock = state.lock(&name)?;
-    let identity = keyfile::load_or_create(&state.file(&format!("{name}.key")), "hub")?;
-    let file = state.file(&format!("{name}.toml"));
+    let (key, file) = (
+        state.file(&format!("{name}.key")),
+        state.file(&format!("{name}.toml")),
+    );
+    if file.exists() && !key.exists() {
+        bail!(
+            "{} is gone, and all invites in {} need it; put it back from a copy, or remove the other as well to begin with a \
+             new key and new invites",
+            key.display(),
+            file.display()
+        );
+    }
+    let identity = keyfile::load_or_create(&key, "hub")?;
     let file = HubFile::open_or_create(&file, rand::random())?;
     let rendezvous = flags.rendezvous.map_or_else(|| remembered(&file), Ok)?;
     let known = Known::open(state)?;
@@ -77,10 +86,17 @@ pub(super) fn run(flags: Flags, state: &State, started: Instant) -> anyhow::Resu
         name: flags.name.clone(),
         tokens: file.tokens(),
         subnet: flags.address,
+        members_max: MEMBERS_MAX,
+        card: flags.card.is_some(),
+    });
+    let wish = flags.card.map(|interface| Wish {
+        interface,
+        mac: mac_of(identity.id()),
+        with_address: true,
     });
     let qr = flags.qr || stdout_is_terminal();
     let host = Host {
-        output: Output::new(flags.json, qr, started),
+        output: Output::new(flags.common.json, qr, started),
         hub: identity.id(),
         name: flags.name,
         rendezvous: rendezvous.clone(),
@@ -90,21 +106,23 @@ pub(super) fn run(flags: Flags, state: &State, started: Instant) -> anyhow::Resu
         file,
         shown: None,
     };
+    let mut wanted = flags.nat.wanted(flags.address);
+    wanted.leases = Some(state.file(&format!("{name}.leases.toml")));
     let start = Start {
         state,
         name,
         identity,
         role,
         rendezvous: vec![(rendezvous, expected)],
-        port: flags.port,
-        reach: flags.reach,
-        wish: None,
+        common: flags.common,
+        secure_nat: Some(wanted),
+        wish,
     };
     super::block_on(start::run(start, host))?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// Tells people, keeps keys, and shows the invite as soon as it can be made.
+/// Tells people, keeps keys, and shows the invite once the rendezvous has proved the key that stands in it.
 struct Host {
     output: Output,
     hub: PeerId,
@@ -118,39 +136,32 @@ struct Host {
 }
 
 impl Observe for Host {
-    fn ready(&mut self) -> anyhow::Result<()> {
-        self.proved().map_or(Ok(()), |key| self.show_invite(key))
-    }
-
     fn observe(&mut self, saying: &Saying<'_>) -> anyhow::Result<()> {
         self.output.say(saying);
         if let Saying::Node(Event::Registered { key, .. }) = saying {
             return self.registered(*key);
         }
-        if let Saying::Node(Event::RendezvousFailed {
-            reason,
-            fatal: true,
-        }) = saying
+        if let Saying::Node(Event::RendezvousFailed { reason, .. }) = saying
+            && let Some(error) = start::wrong_key(reason, self.expected, self.advice())
         {
-            let reason = reason.trim_end_matches('.');
-            return Err(match self.source {
-                Source::Kept => anyhow!("{reason}; {}", self.known.advice()),
-                Source::Given | Source::FirstUse => anyhow!("{reason}"),
-            });
+            return Err(error);
         }
         Ok(())
     }
 }
 
 impl Host {
-    /// The rendezvous's key if it has shown it before: with another one the invite could lead nowhere.
-    fn proved(&self) -> Option<PeerId> {
-        let rendezvous = self.rendezvous.to_string();
-        let (_, key) = self
-            .file
-            .rendezvous()
-            .filter(|(it, _)| **it == rendezvous)?;
-        self.expected.filter(|expected| *expected == key)
+    /// About another key than the expected one.
+    const fn advice(&self) -> &'static str {
+        match self.source {
+            Source::Given => {
+                "as --rendezvous-key says; copy the key again from what `kuguri rendezvous` prints there"
+            }
+            Source::Kept | Source::FirstUse => {
+                "as before; if it was set up anew, accept its new key once with --rendezvous-key, else \
+                 something else answers in its place"
+            }
+        }
     }
 
     fn registered(&mut self, key: PeerId) -> anyhow::Result<()> {

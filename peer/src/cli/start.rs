@@ -4,6 +4,7 @@ use std::future::pending;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use anyhow::anyhow;
 use kuguri_proto::identity::{Identity, PeerId};
 use kuguri_proto::node::{Config, Event, Node, ReachConfig, RendezvousServer, Role};
 use kuguri_proto::traversal::Budget;
@@ -14,11 +15,61 @@ use tokio::sync::mpsc;
 use crate::admin;
 use crate::config::address::HostPort;
 use crate::config::state::State;
-use crate::driver::{Driver, Observe, Parts, Plug};
+use crate::driver::secure_nat::Wanted;
+use crate::driver::{Driver, NEVER_REGISTERED, Observe, Parts, Plug};
 use crate::output::Saying;
 use crate::route::Routes;
 use crate::tap::Card;
 use crate::udp::UdpSocket;
+
+/// What both verbs may be told.
+#[derive(Debug, clap::Args)]
+pub(super) struct Common {
+    /// A fixed UDP port; a free one otherwise
+    #[arg(
+        long,
+        value_name = "PORT",
+        default_value_t = 0,
+        hide_default_value = true
+    )]
+    pub(super) port: u16,
+    /// Never a direct path: everything by the rendezvous, so that no peer learns this machine's address
+    #[arg(long)]
+    pub(super) relay_only: bool,
+    #[command(flatten)]
+    pub(super) reach: Reach,
+    /// How frames are sealed; auto is AES-256-GCM where both machines have it in hardware
+    #[arg(long, value_enum, default_value_t, value_name = "CIPHER")]
+    pub(super) cipher: Cipher,
+    /// One JSON object per event on stdout
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+/// What this side is ready to seal with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum Cipher {
+    /// By what this machine has in hardware
+    #[default]
+    Auto,
+    /// Also where it is slow, if the other side agrees
+    #[value(name = "aes-256-gcm")]
+    Aes256Gcm,
+    /// Always
+    #[value(name = "chacha20-poly1305")]
+    ChaCha20Poly1305,
+}
+
+impl Cipher {
+    /// Whether AES-256-GCM is offered.
+    fn offers_aes(self) -> bool {
+        match self {
+            Self::Auto => aes_in_hardware(),
+            Self::Aes256Gcm => true,
+            Self::ChaCha20Poly1305 => false,
+        }
+    }
+}
 
 /// A peer that is wanted.
 pub(super) struct Start<'s> {
@@ -29,10 +80,9 @@ pub(super) struct Start<'s> {
     pub(super) role: Role,
     /// In the order of preference.
     pub(super) rendezvous: Vec<(HostPort, Option<PeerId>)>,
-    /// 0 for any.
-    pub(super) port: u16,
-    pub(super) reach: Reach,
+    pub(super) common: Common,
     pub(super) wish: Option<Wish>,
+    pub(super) secure_nat: Option<Wanted>,
 }
 
 /// How hard to try to get through NATs.
@@ -74,16 +124,15 @@ pub(super) struct Wish {
 /// Runs it until it ends.
 pub(super) async fn run(start: Start<'_>, mut observer: impl Observe) -> anyhow::Result<()> {
     let mut stop = signals()?;
-    let socket = UdpSocket::bind(start.port)?;
+    let socket = UdpSocket::bind(start.common.port)?;
     let plug = match start.wish {
         Some(wish) => Some(plug(wish).await?),
         None => None,
     };
     let (_listener, asked) = admin::listen(start.state, &start.name)?;
-    observer.ready()?;
     let found = tokio::select! {
         found = find(&start.rendezvous, socket.has_ipv6(), &mut observer) => found?,
-        _ = stop.recv() => return Ok(()),
+        _ = stop.recv() => return Err(anyhow!(NEVER_REGISTERED)),
     };
     let config = Config {
         identity: start.identity,
@@ -91,18 +140,20 @@ pub(super) async fn run(start: Start<'_>, mut observer: impl Observe) -> anyhow:
         rendezvous: found,
         host_name: host_name(),
         seed: rand::random(),
-        aes_in_hardware: aes_in_hardware(),
-        reach: start.reach.config(),
+        aes_in_hardware: start.common.cipher.offers_aes(),
+        relay_only: start.common.relay_only,
+        reach: start.common.reach.config(),
     };
     let parts = Parts {
         name: start.name,
         socket,
         plug,
+        secure_nat: start.secure_nat,
         asked,
         stop,
     };
     let node = Node::new(config, Instant::now());
-    Driver::new(node, parts, observer).run().await
+    Driver::new(node, parts, observer)?.run().await
 }
 
 async fn plug(wish: Wish) -> anyhow::Result<Plug> {
@@ -157,6 +208,19 @@ async fn resolve(server: &HostPort, ipv6: bool) -> Result<Vec<SocketAddr>, Strin
     Ok(usable)
 }
 
+/// The error that a rendezvous with another key than `expected` is: what was seen, and the one thing to do about it.
+/// `None` when `reason` is about something else.
+pub(super) fn wrong_key(
+    reason: &str,
+    expected: Option<PeerId>,
+    advice: &str,
+) -> Option<anyhow::Error> {
+    // What is said after the two keys is for those who do not know where the expected one is from.
+    let keys = format!(", not {}", expected?);
+    let (seen, _) = reason.split_once(&keys)?;
+    Some(anyhow!("{seen}{keys} {advice}"))
+}
+
 /// Ctrl-C, SIGTERM and SIGHUP ask for the end.
 fn signals() -> anyhow::Result<mpsc::Receiver<()>> {
     let (tell, told) = mpsc::channel(2);
@@ -207,3 +271,22 @@ const RESOLVE_WITHIN: Duration = Duration::from_secs(5);
 const RESOLVE_AGAIN: Duration = Duration::from_secs(2);
 /// Bytes, as RFC 1123 limits a label.
 const LONGEST_HOST_NAME: usize = 63;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_key_is_one_sentence_with_one_advice() {
+        let (shown, expected) = (PeerId([1; 32]), PeerId([2; 32]));
+        let fact =
+            format!("the rendezvous at 192.0.2.1:7777 shows the key {shown}, not {expected}");
+        for reason in [fact.clone(), format!("{fact}; check this or that")] {
+            let error = wrong_key(&reason, Some(expected), "as before; do this").expect("it is");
+            assert_eq!(error.to_string(), format!("{fact} as before; do this"));
+        }
+        let other = "the rendezvous at 192.0.2.1:7777 speaks another version";
+        assert!(wrong_key(other, Some(expected), "").is_none());
+        assert!(wrong_key(&fact, None, "").is_none());
+    }
+}

@@ -8,16 +8,18 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::table::{bytes, duration, table};
-use crate::admin::{self, Request};
+use crate::admin::{self, AdminError, Request};
 use crate::config::state::State;
 use crate::output::printable;
 
 /// Show what runs here: registration, card, and each link's path, round trip, MTU, cipher and counters
 ///
 ///   $ kuguri status
+///   $ sudo kuguri status          # of what was started with sudo
 ///   $ kuguri status --json | jq '.[].node.links[] | {name, path, rtt_ms}'
 ///
-/// Asks every process of this state directory that this user may ask; exit code 1 when there is none.
+/// Asks every process of this state directory; exit code 1 when there is none, or
+/// one does not answer.
 #[derive(Debug, clap::Args)]
 #[command(verbatim_doc_comment)]
 pub(super) struct Flags {
@@ -27,32 +29,35 @@ pub(super) struct Flags {
 }
 
 pub(super) fn run(flags: &Flags, state: &State) -> anyhow::Result<ExitCode> {
-    let answers = super::block_on(ask_all(state))?;
-    if answers.is_empty() {
-        bail!(
-            "nothing runs here ({}); start `kuguri serve` or `kuguri connect`, or name their state directory with --state DIR",
-            state.run().display()
-        );
+    let (answers, problems) = super::block_on(ask_all(state))?;
+    if answers.is_empty() && problems.is_empty() {
+        bail!("{}", super::nothing_runs(state));
     }
-    if flags.json {
-        super::print(&serde_json::to_string_pretty(&answers)?);
-    } else {
-        let shown: Result<Vec<_>, _> = answers.into_iter().map(show).collect();
-        super::print(shown?.join("\n").trim_end());
+    if !answers.is_empty() {
+        if flags.json {
+            super::print(&serde_json::to_string_pretty(&answers)?);
+        } else {
+            let shown: Result<Vec<_>, _> = answers.into_iter().map(show).collect();
+            super::print(shown?.join("\n").trim_end());
+        }
+    }
+    if !problems.is_empty() {
+        bail!("{}", problems.join("; "));
     }
     Ok(ExitCode::SUCCESS)
 }
 
-async fn ask_all(state: &State) -> anyhow::Result<Vec<Value>> {
-    let mut answers = Vec::new();
-    for mut process in admin::processes(state).await? {
+/// The answers, and what is to be said of processes that do not answer.
+async fn ask_all(state: &State) -> anyhow::Result<(Vec<Value>, Vec<String>)> {
+    let (mut answers, mut problems) = (Vec::new(), Vec::new());
+    for process in admin::processes(state)? {
         match process.ask(&Request::Status).await {
             Ok(answer) => answers.push(answer),
-            // It may have ended since its socket was found.
-            Err(error) => tracing::warn!("{error}"),
+            Err(AdminError::Absent(_)) => {}
+            Err(problem) => problems.push(problem.to_string()),
         }
     }
-    Ok(answers)
+    Ok((answers, problems))
 }
 
 fn show(answer: Value) -> anyhow::Result<String> {
@@ -80,6 +85,9 @@ fn render(report: &Report) -> String {
     let _ = writeln!(text, "  rendezvous: {}", rendezvous(&node.rendezvous));
     if let Some(card) = &report.card {
         let _ = writeln!(text, "  card: {}", card_line(card));
+    }
+    if let Some(offload) = &report.offload {
+        let _ = writeln!(text, "  offload: {}", offload_line(offload));
     }
     if node.refused_datagrams > 0 {
         let _ = writeln!(text, "  refused datagrams: {}", node.refused_datagrams);
@@ -124,6 +132,26 @@ fn card_line(card: &Card) -> String {
     )
 }
 
+/// What the kernel does for us; whatever it does not costs time.
+fn offload_line(offload: &Offload) -> String {
+    let word = |has: bool, what: &str| {
+        if has {
+            what.to_owned()
+        } else {
+            format!("no {what}")
+        }
+    };
+    let mut words = Vec::new();
+    if let Some(card) = &offload.card {
+        let all = card.header && card.checksum;
+        words.push(word(all && card.tcp, "TCP super-frames"));
+        words.push(word(all && card.udp, "UDP super-frames"));
+    }
+    words.push(word(offload.udp_gso, "GSO"));
+    words.push(word(offload.udp_gro, "GRO"));
+    words.join(", ")
+}
+
 fn row(link: &Link) -> Vec<String> {
     let counters = &link.counters;
     let dropped = counters.dropped_forged
@@ -161,7 +189,25 @@ struct Report {
     pid: u32,
     uptime_seconds: f64,
     card: Option<Card>,
+    offload: Option<Offload>,
     node: Node,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Offload {
+    card: Option<CardOffload>,
+    udp_gso: bool,
+    udp_gro: bool,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct CardOffload {
+    header: bool,
+    checksum: bool,
+    tcp: bool,
+    udp: bool,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -293,6 +339,18 @@ hub-office  hub of office, up 1 h 1 min, pid 42, key KeyOfThisPeer
         assert!(shown.contains(
             "  card: kuguri0 (tap), 192.168.30.2/24, 02:00:00:00:00:01, MTU 1400\n  no links\n"
         ));
+    }
+
+    #[test]
+    fn what_the_kernel_does_for_it_is_shown_and_what_not() {
+        let mut answer = answer();
+        let card = json!({ "header": true, "checksum": true, "tcp": true, "udp": false });
+        answer["offload"] = json!({ "card": card, "udp_gso": true, "udp_gro": false });
+        let shown = show(answer).expect("shown");
+        assert!(
+            shown.contains("\n  offload: TCP super-frames, no UDP super-frames, GSO, no GRO\n"),
+            "{shown}"
+        );
     }
 
     #[test]

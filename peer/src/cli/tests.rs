@@ -25,7 +25,10 @@ fn serve_has_defaults_for_all_but_its_name() {
     };
     assert_eq!(flags.name, "office");
     assert_eq!(flags.address.to_string(), "192.168.30.1/24");
-    assert_eq!((flags.port, flags.rendezvous, flags.json), (0, None, false));
+    assert_eq!(
+        (flags.common.port, flags.rendezvous, flags.common.json),
+        (0, None, false)
+    );
 }
 
 #[test]
@@ -40,7 +43,7 @@ fn serve_takes_a_rendezvous_and_its_key() {
     let rendezvous = flags.rendezvous.expect("given").to_string();
     assert_eq!(rendezvous, "vps.example:7777");
     assert_eq!(
-        (flags.rendezvous_key, flags.port, flags.json),
+        (flags.rendezvous_key, flags.common.port, flags.common.json),
         (Some(key), 4500, true)
     );
 }
@@ -85,10 +88,43 @@ fn nonsense_is_refused_with_what_to_write() {
         ("kuguri connect x --mac 01:00:00:00:00:01", "even"),
         ("kuguri connect x --mac 02", "six pairs"),
         ("kuguri ping --count 0", "0"),
-        ("kuguri ping --interval -1", "-1"),
+        ("kuguri ping --interval -1", "from 0 to 3600"),
+        ("kuguri ping -i -1", "from 0 to 3600"),
+        ("kuguri demo --nat office", "office=TYPE"),
+        ("kuguri demo --nat office=", "cone"),
+        ("kuguri demo --nat home=bamboo", "bamboo"),
+        ("kuguri demo --nat home=cone,home=open", "twice"),
     ] {
         let error = parse(line).expect_err(line);
         assert!(error.contains(part), "{line}: {error}");
+    }
+}
+
+#[test]
+fn what_is_not_wrapped_fits_on_a_screen() {
+    let mut all = Arguments::command();
+    all.build();
+    let verbs = all.get_subcommands();
+    for verb in verbs.filter(|verb| verb.get_name() != "help") {
+        let text = verb.get_long_about().or_else(|| verb.get_about());
+        let text = text.expect("every verb says what it does").to_string();
+        // The first line is wrapped as one sentence; the others are taken as they are.
+        for line in text.lines().skip(1) {
+            let name = verb.get_name();
+            assert!(line.chars().count() <= SCREEN, "{name}: {line}");
+        }
+    }
+}
+
+const SCREEN: usize = 85;
+
+#[test]
+fn the_rendezvous_says_where_its_key_is() {
+    let mut all = Arguments::command();
+    let rendezvous = all.find_subcommand_mut("rendezvous").expect("a verb");
+    let help = rendezvous.render_long_help().to_string();
+    for part in ["XDG_STATE_HOME", "KUGURI_STATE", "/var/lib/kuguri"] {
+        assert!(help.contains(part), "{help}");
     }
 }
 

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use kuguri_proto::identity::PeerId;
 use serde::{Deserialize, Serialize};
 
-use super::state::{self, StateError};
+use super::file;
+use super::state::StateError;
 
 /// A hub's file.
 #[derive(Debug)]
@@ -40,11 +41,17 @@ impl HubFile {
     /// # Errors
     /// When it is corrupt.
     pub fn open(path: &Path) -> Result<Option<Self>, StateError> {
-        let contents = state::read_toml(path)?;
+        let contents = file::read_toml(path)?;
         Ok(contents.map(|contents| Self {
             path: path.to_owned(),
             contents,
         }))
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
     /// The tokens that admit members, oldest first.
@@ -86,14 +93,14 @@ impl HubFile {
 
     /// Another process may have changed something meanwhile; that stays.
     fn read_again(&mut self) -> Result<(), StateError> {
-        if let Some(contents) = state::read_toml(&self.path)? {
+        if let Some(contents) = file::read_toml(&self.path)? {
             self.contents = contents;
         }
         Ok(())
     }
 
     fn write(&self) -> Result<(), StateError> {
-        state::write_toml(&self.path, &self.contents)
+        file::write_toml(&self.path, &self.contents)
     }
 }
 
@@ -177,6 +184,8 @@ mod tests {
         let path = dir.path().join("hub-office.toml");
         let bad = "# mine\ntokens = [\"+0000000000000000000000000000001\"]\n";
         std::fs::write(&path, bad).expect("writes");
+        let private = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+        std::fs::set_permissions(&path, private).expect("ours");
         let error = HubFile::open_or_create(&path, [1; 16]).expect_err("corrupt");
         assert!(
             error.to_string().contains("line 2: a token is 32"),

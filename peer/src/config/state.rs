@@ -9,18 +9,16 @@
 //!   run/NAME.sock, run/NAME.lock  one pair per running process
 //! ```
 //!
-//! Files are replaced whole (write, fsync, rename) or not at all. What cannot be read is reported by name and line and
-//! never replaced.
+//! Knows who runs; the files themselves are read and written by [`super::file`].
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use kuguri_rendezvous::private::PrivateError;
 use kuguri_rendezvous::state::default_directory;
 use nix::fcntl::{Flock, FlockArg};
-use serde::Serialize;
-use serde::de::DeserializeOwned;
 
 /// Why the state directory, or a file of it, cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -29,6 +27,9 @@ pub enum StateError {
     /// No place is known for it.
     #[error("there is no HOME to keep keys in; name a directory with --state DIR")]
     NoHome,
+    /// A file with secrets that is not read.
+    #[error(transparent)]
+    Private(PrivateError),
     /// The system refuses.
     #[error("{}: {error}; name another directory with --state DIR or mend its permissions", path.display())]
     Io {
@@ -71,15 +72,23 @@ impl State {
     /// # Errors
     /// When there is no place for it or it cannot be made.
     pub fn open(named: Option<&Path>) -> Result<Self, StateError> {
-        let dir = match named {
-            Some(dir) => dir.to_owned(),
-            None => default_directory().map_err(|_| StateError::NoHome)?,
-        };
-        let state = Self { dir };
+        let state = Self::look(named)?;
         for dir in [state.dir.clone(), state.run()] {
             make_private_dir(&dir)?;
         }
         Ok(state)
+    }
+
+    /// The same directory for somebody who only looks: nothing is made, and perhaps there is none.
+    ///
+    /// # Errors
+    /// When there is no place for it.
+    pub fn look(named: Option<&Path>) -> Result<Self, StateError> {
+        let dir = match named {
+            Some(dir) => dir.to_owned(),
+            None => default_directory().map_err(|_| StateError::NoHome)?,
+        };
+        Ok(Self { dir })
     }
 
     /// A file of it.
@@ -99,7 +108,10 @@ impl State {
     /// # Errors
     /// When it cannot be read.
     pub fn names(&self, beginning: &str, end: &str) -> Result<Vec<String>, StateError> {
-        let entries = fs::read_dir(&self.dir).map_err(io_error(&self.dir))?;
+        let entries = match fs::read_dir(&self.dir) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            read => read.map_err(io_error(&self.dir))?,
+        };
         let mut names: Vec<String> = entries
             .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
             .filter_map(|name| {
@@ -136,69 +148,21 @@ impl State {
             }),
         }
     }
+
+    /// The lock of a process that has ended, so that what it left can be cleared away; `None` when it runs, or left none.
+    #[must_use]
+    pub fn lock_of_nobody(&self, name: &str) -> Option<Lock> {
+        let path = self.run().join(format!("{name}.lock"));
+        let file = File::open(path).ok()?;
+        let held = Flock::lock(file, FlockArg::LockExclusiveNonblock).ok()?;
+        Some(Lock { _held: held })
+    }
 }
 
 /// Held while a hub or member runs.
 #[derive(Debug)]
 pub struct Lock {
     _held: Flock<File>,
-}
-
-/// Reads a TOML file; `None` when there is none.
-///
-/// # Errors
-/// When it cannot be read or is not what it should be; the file stays as it is.
-pub fn read_toml<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, StateError> {
-    let bytes = match fs::read(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        read => read.map_err(io_error(path))?,
-    };
-    let corrupt = |at: usize, reason: &str| StateError::Corrupt {
-        path: path.to_owned(),
-        line: 1 + bytes.iter().take(at).filter(|byte| **byte == b'\n').count(),
-        reason: reason.lines().collect::<Vec<_>>().join(" "),
-    };
-    let text = std::str::from_utf8(&bytes)
-        .map_err(|error| corrupt(error.valid_up_to(), "this is not text"))?;
-    let value = toml::from_str(text)
-        .map_err(|error| corrupt(error.span().map_or(0, |span| span.start), error.message()))?;
-    Ok(Some(value))
-}
-
-/// Replaces a TOML file, readable by its owner alone, so that after a crash there is the old one or the new one.
-///
-/// # Errors
-/// When the directory cannot be written.
-pub fn write_toml<T: Serialize>(path: &Path, value: &T) -> Result<(), StateError> {
-    let text = toml::to_string_pretty(value)
-        .map_err(|error| io_error(path)(io::Error::other(error.to_string())))?;
-    let temporary = path.with_extension(format!("{}.new", std::process::id()));
-    let written =
-        write_new(&temporary, text.as_bytes()).and_then(|()| fs::rename(&temporary, path));
-    if written.is_err() {
-        // Only our own half-written copy; the error itself is what is told.
-        let _ = fs::remove_file(&temporary);
-    }
-    written.map_err(io_error(path))?;
-    sync_parent(path).map_err(io_error(path))
-}
-
-fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(path)?;
-    file.write_all(bytes)?;
-    file.sync_all()
-}
-
-fn sync_parent(path: &Path) -> io::Result<()> {
-    match path.parent() {
-        Some(parent) => File::open(parent)?.sync_all(),
-        None => Ok(()),
-    }
 }
 
 fn make_private_dir(dir: &Path) -> Result<(), StateError> {
@@ -225,19 +189,16 @@ fn read_pid(file: &mut File) -> String {
     }
 }
 
-fn io_error(path: &Path) -> impl FnOnce(io::Error) -> StateError {
+pub(super) fn io_error(path: &Path) -> impl FnOnce(io::Error) -> StateError {
     let path = path.to_owned();
     move |error| StateError::Io { path, error }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;
-
-    type Sample = BTreeMap<String, u32>;
 
     fn mode(path: &Path) -> u32 {
         fs::metadata(path).expect("exists").permissions().mode() & 0o777
@@ -249,40 +210,21 @@ mod tests {
         let state = State::open(Some(&dir.path().join("a/b"))).expect("makes it");
         assert_eq!(mode(&dir.path().join("a/b")), 0o700);
         assert_eq!(mode(&state.run()), 0o700);
-        let file = state.file("x.toml");
-        write_toml(&file, &Sample::from([("a".into(), 1)])).expect("writes");
-        assert_eq!(mode(&file), 0o600);
+        state.lock("hub-office").expect("free");
+        assert_eq!(mode(&state.run().join("hub-office.lock")), 0o600);
     }
 
     #[test]
-    fn a_file_is_replaced_whole_and_nothing_else_is_left() {
+    fn a_look_makes_nothing() {
         let dir = tempfile::tempdir().expect("a directory");
-        let file = dir.path().join("x.toml");
-        for value in [1, 2] {
-            let wanted = Sample::from([("a".into(), value)]);
-            write_toml(&file, &wanted).expect("writes");
-            assert_eq!(read_toml(&file).expect("reads"), Some(wanted));
-        }
-        assert_eq!(fs::read_dir(dir.path()).expect("lists").count(), 1);
-        let missing = read_toml::<Sample>(&dir.path().join("y")).expect("fine");
-        assert_eq!(missing, None);
-    }
-
-    #[test]
-    fn a_corrupt_file_is_named_by_line_and_kept() {
-        let dir = tempfile::tempdir().expect("a directory");
-        let file = dir.path().join("x.toml");
-        for (bytes, line) in [
-            (&b"a = 1\nb = = 2\n"[..], 2),
-            (b"a = 1\n\nb = \xff\n", 3),
-            (b"a = \"text\"\n", 1),
-        ] {
-            fs::write(&file, bytes).expect("writes");
-            let error = read_toml::<Sample>(&file).expect_err("corrupt").to_string();
-            assert!(error.contains(&format!("x.toml, line {line}: ")), "{error}");
-            assert!(!error.contains('\n'), "{error}");
-            assert_eq!(fs::read(&file).expect("still there"), bytes);
-        }
+        let named = dir.path().join("a");
+        let state = State::look(Some(&named)).expect("a place");
+        assert_eq!(state.names("hub-", ".toml").expect("none"), [""; 0]);
+        assert!(state.lock_of_nobody("hub-office").is_none());
+        assert!(!named.exists());
+        let state = State::open(Some(&named)).expect("makes it");
+        assert!(state.lock_of_nobody("hub-office").is_none());
+        assert_eq!(fs::read_dir(state.run()).expect("there").count(), 0);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::fs;
 
-use super::cast::Cast;
+use crate::cast::Cast;
 
 /// The advice as text: for each machine a command that enters it, and what to try.
 pub(super) fn advice(cast: &Cast<'_>) -> String {
@@ -24,7 +24,8 @@ pub(super) fn advice(cast: &Cast<'_>) -> String {
         };
     }
     text.push('\n');
-    for (who, _) in cast.processes() {
+    // The rendezvous knows no links: it says on its own output who comes and goes.
+    for (who, _) in cast.processes().filter(|(who, _)| *who != "vps") {
         let directory = cast.directory(who);
         let _ = writeln!(text, "  {program} --state {} status", directory.display());
     }

@@ -13,8 +13,8 @@ pub(super) struct Notes {
     pub(super) packets: u64,
     /// Bytes of payload in them.
     pub(super) bytes: u64,
-    /// Packets by pair of addresses, the smaller address first.
-    pub(super) pairs: BTreeMap<String, u64>,
+    /// Packets by pair of addresses.
+    pub(super) pairs: BTreeMap<Pair, u64>,
     /// How often the known text was found.
     pub(super) found: u64,
     /// The longest run of readable characters.
@@ -26,8 +26,8 @@ impl Notes {
     pub(super) fn take(&mut self, source: IpAddr, destination: IpAddr, payload: &[u8]) {
         self.packets += 1;
         self.bytes += payload.len() as u64;
-        let (one, other) = (source.min(destination), source.max(destination));
-        *self.pairs.entry(format!("{one} - {other}")).or_default() += 1;
+        let pair = Pair(source.min(destination), source.max(destination));
+        *self.pairs.entry(pair).or_default() += 1;
         for run in payload.split(|byte| !is_readable(*byte)) {
             self.take_run(run);
         }
@@ -48,6 +48,33 @@ impl Notes {
             .map_or(f64::MAX, f64::from)
             .max(1.0);
         ((bytes * (1.0 - readable)).ln() / (1.0 / readable).ln()).max(0.0)
+    }
+}
+
+/// Two addresses, the smaller one first; as text `A - B`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Pair(IpAddr, IpAddr);
+
+impl Pair {
+    /// Whether one of them counts only inside a LAN (RFC 1918).
+    pub(super) fn is_private(&self) -> bool {
+        let private = |address: &IpAddr| match address {
+            IpAddr::V4(v4) => v4.is_private(),
+            IpAddr::V6(v6) => v6.is_unique_local(),
+        };
+        private(&self.0) || private(&self.1)
+    }
+
+    /// Both, marked when [`Self::is_private`].
+    pub(super) fn text(&self) -> String {
+        let mark = if self.is_private() { " *" } else { "" };
+        format!("{} - {}{mark}", self.0, self.1)
+    }
+}
+
+impl Serialize for Pair {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&format_args!("{} - {}", self.0, self.1))
     }
 }
 
@@ -98,9 +125,15 @@ mod tests {
         let mut notes = Notes::default();
         notes.take(A, B, b"");
         notes.take(B, A, b"");
-        assert_eq!(
-            notes.pairs,
-            BTreeMap::from([("192.0.2.1 - 192.0.2.2".to_owned(), 2)])
-        );
+        assert_eq!(notes.pairs, BTreeMap::from([(Pair(A, B), 2)]));
+        assert_eq!(Pair(A, B).text(), "192.0.2.1 - 192.0.2.2");
+        let json = serde_json::to_value(&notes).expect("an object");
+        assert_eq!(json["pairs"]["192.0.2.1 - 192.0.2.2"], 2);
+    }
+
+    #[test]
+    fn addresses_of_a_lan_are_marked() {
+        let lan = Pair([192, 168, 7, 10].into(), B);
+        assert!(lan.text().ends_with(" *") && !Pair(A, B).is_private());
     }
 }

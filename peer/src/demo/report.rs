@@ -5,53 +5,16 @@ use std::io::Write;
 use std::time::{Duration, Instant};
 
 use anstyle::{AnsiColor, Style};
-use serde::Serialize;
 use serde_json::json;
 
-use super::listener::Notes;
-use super::ping::Series;
-use super::transfer::Transfer;
+use super::listener::{Notes, Pair};
+use super::summary::{Goal, Row, Summary, milliseconds};
 
 /// Where the demo's lines go.
 #[derive(Debug)]
 pub(super) struct Report {
     json: bool,
     start: Instant,
-}
-
-/// Everything that was measured.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub(super) struct Summary {
-    /// The NATs, by name.
-    pub(super) office_nat: String,
-    /// Likewise.
-    pub(super) home_nat: String,
-    /// From the start of `connect` to the first answered ping.
-    pub(super) first_ping_ms: f64,
-    /// From the start of `connect` to the first frame that the hub got.
-    pub(super) first_frame_ms: f64,
-    /// Which way that came: relayed or direct.
-    pub(super) first_frame: String,
-    /// From the start of `connect` to the direct path, if there is one.
-    pub(super) direct_ms: Option<f64>,
-    /// What `status` says of the link: at home, at the office.
-    pub(super) paths: [String; 2],
-    /// The ping table.
-    pub(super) pings: Vec<Row>,
-    /// The transfer.
-    pub(super) transfer: Transfer,
-    /// What was seen on the public side.
-    pub(super) listener: Notes,
-}
-
-/// A row of the ping table.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub(super) struct Row {
-    /// From whom to whom, and by which way.
-    pub(super) what: String,
-    /// The figures.
-    #[serde(flatten)]
-    pub(super) series: Series,
 }
 
 impl Report {
@@ -86,6 +49,11 @@ impl Report {
                 "{DIM}{seconds:8.3} s{DIM:#}  {BOLD}{who:<7}{BOLD:#} {text}"
             ));
         }
+    }
+
+    /// How long it has taken until now.
+    pub(super) fn elapsed(&self) -> Duration {
+        self.start.elapsed()
     }
 
     /// The last screen.
@@ -148,7 +116,10 @@ fn listener(notes: &Notes) {
         ),
     );
     for (pair, packets) in &notes.pairs {
-        item("", &format!("{pair}: {packets} packets"));
+        item("", &format!("{}: {packets} packets", pair.text()));
+    }
+    if notes.pairs.keys().any(Pair::is_private) {
+        item("", PRIVATE);
     }
     item(
         "",
@@ -164,18 +135,21 @@ fn listener(notes: &Notes) {
 fn connection(summary: &Summary) {
     let [home, office] = &summary.paths;
     item("link", &format!("home says {home}, office says {office}"));
-    let direct = match summary.direct_ms {
-        Some(ms) => format!("direct after {ms:.0} ms"),
-        None => "never direct".to_owned(),
-    };
-    item(
-        "",
-        &format!(
-            "since connect: first frame after {:.0} ms ({}), first ping answered after {:.0} ms, {direct}",
-            summary.first_frame_ms, summary.first_frame, summary.first_ping_ms
-        ),
-    );
+    item("", &format!("since connect: {}", summary.ladder()));
+    for (name, goal) in ["goals", ""].iter().zip(&summary.goals) {
+        item(name, &judged(goal));
+    }
     line("");
+}
+
+fn judged(goal: &Goal) -> String {
+    let verdict = match goal.met {
+        true => format!("{GOOD}met{GOOD:#}"),
+        false => format!("{BAD}not met{BAD:#}"),
+    };
+    let seconds = |ms: f64| format!("{:.2} s", ms / 1e3);
+    let (limit, was) = (seconds(goal.limit_ms), seconds(goal.ms));
+    format!("{} in less than {limit}: {verdict} ({was})", goal.what)
 }
 
 fn item(name: &str, text: &str) {
@@ -193,10 +167,8 @@ fn megabytes(bytes: u64) -> String {
     format!("{:.1} MB", kilobytes / 1000.0)
 }
 
-fn milliseconds(time: Duration) -> f64 {
-    (time.as_secs_f64() * 1e6).round() / 1e3
-}
-
+/// About the lines with `*`.
+const PRIVATE: &str = "* tries of addresses that count only inside a LAN: had both been in one, that path would be the best";
 const BOLD: Style = Style::new().bold();
 const DIM: Style = Style::new().dimmed();
 const GOOD: Style = AnsiColor::Green.on_default();

@@ -10,17 +10,14 @@
 //!     │ desk   .20  (kuguri connect)
 //! ```
 //!
-//! Each of the three access links takes 10 ms each way and carries 100 Mbit/s, so that between any two of office, home
-//! and VPS a round trip is 40 ms.
+//! In the demo each of the three access links takes 10 ms each way and carries 100 Mbit/s, so that between any two of office,
+//! home and VPS a round trip is 40 ms. The claims about real processes have the same stage in another [`Setting`].
 
 use std::fmt;
-use std::fs;
-use std::net::{IpAddr, Ipv4Addr};
-use std::path::Path;
+use std::net::Ipv4Addr;
 use std::str::FromStr;
 use std::time::{Duration, Instant};
 
-use anyhow::Context;
 use kuguri_sim::lab::{Attachment, Lab, Machine, World};
 use kuguri_sim::link::LinkConfig;
 use kuguri_sim::nat::{Behavior, Preset};
@@ -67,67 +64,84 @@ impl FromStr for Nats {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let mut nats = Self::default();
+        let (mut office, mut home) = (None, None);
         for part in text.split(',') {
             let (place, kind) = part.split_once('=').unwrap_or((part, ""));
-            let nat = match place.trim() {
-                "office" => &mut nats.office,
-                "home" => &mut nats.home,
+            let place = place.trim();
+            let nat = match place {
+                "office" => &mut office,
+                "home" => &mut home,
                 _ => {
                     return Err(format!(
-                        "{part:?} is not of the form office=TYPE or home=TYPE"
+                        "write office=TYPE,home=TYPE or one of them; {TYPES}"
                     ));
                 }
             };
-            *nat = kind.trim().parse().map_err(|error| format!("{error}"))?;
+            let kind: Preset = kind
+                .trim()
+                .parse()
+                .map_err(|_| format!("write {place}=TYPE; {TYPES}"))?;
+            if nat.replace(kind).is_some() {
+                return Err(format!("{place} stands there twice; it has one NAT"));
+            }
         }
-        Ok(nats)
+        let usual = Self::default();
+        Ok(Self {
+            office: office.unwrap_or(usual.office),
+            home: home.unwrap_or(usual.home),
+        })
     }
 }
 
-/// Builds it all and starts the clock.
-pub(super) fn build(world: &World, nats: Nats) -> anyhow::Result<Lab> {
-    let mut plan = Plan {
-        network: Network::new(rand::random(), Instant::now()),
-        machines: Vec::new(),
-    };
-    plan.machine(
-        "vps",
-        Network::INTERNET,
-        VPS,
-        Ipv4Addr::new(203, 0, 113, 1),
-        access(),
-    )?;
-    let office = plan.lan(nats.office, OFFICE_NAT, OFFICE_GATEWAY)?;
-    plan.machine(
-        "office",
-        office,
-        Ipv4Addr::new(192, 168, 1, 10),
-        OFFICE_GATEWAY,
-        Access::default(),
-    )?;
-    plan.machine(
-        "desk",
-        office,
-        Ipv4Addr::new(192, 168, 1, 20),
-        OFFICE_GATEWAY,
-        Access::default(),
-    )?;
-    let home = plan.lan(nats.home, HOME_NAT, HOME_GATEWAY)?;
-    plan.machine(
-        "home",
-        home,
-        Ipv4Addr::new(192, 168, 7, 10),
-        HOME_GATEWAY,
-        Access::default(),
-    )?;
-    plan.network.capture(Network::INTERNET, CAPTURED_PACKETS);
-    Ok(Lab::start(
-        world,
-        plan.network,
-        plan.machines,
-        Attachment::Auto,
-    )?)
+/// What differs between one stage and another.
+#[derive(Clone, Debug)]
+pub struct Setting {
+    /// The names of the machines: VPS, office, desk, home.
+    pub names: [&'static str; 4],
+    /// How the VPS, the office's NAT and the home's are connected to the Internet.
+    pub access: Access,
+    /// Of the NATs' choices.
+    pub seed: u64,
+    /// Packets that the listener on the public side keeps.
+    pub captured: usize,
+}
+
+impl Setting {
+    /// The demo's.
+    pub(super) fn demo() -> Self {
+        Self {
+            names: ["vps", "office", "desk", "home"],
+            access: Access::symmetric(LinkConfig {
+                rate: Some(RATE),
+                queue: QUEUE,
+                ..LinkConfig::delay(ACCESS_DELAY)
+            }),
+            seed: rand::random(),
+            captured: CAPTURED_PACKETS,
+        }
+    }
+
+    /// Builds it all and starts the clock.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn build(self, world: &World, nats: Nats) -> anyhow::Result<Lab> {
+        let [vps, office, desk, home] = self.names;
+        let mut plan = Plan {
+            network: Network::new(self.seed, Instant::now()),
+            machines: Vec::new(),
+            access: self.access.clone(),
+        };
+        plan.machine(vps, Network::INTERNET, VPS, self.access)?;
+        let lan = plan.lan(nats.office, [198, 51, 100, 7], [192, 168, 1, 1])?;
+        plan.machine(office, lan, [192, 168, 1, 10].into(), Access::default())?;
+        plan.machine(desk, lan, [192, 168, 1, 20].into(), Access::default())?;
+        let lan = plan.lan(nats.home, [192, 0, 2, 44], [192, 168, 7, 1])?;
+        plan.machine(home, lan, [192, 168, 7, 10].into(), Access::default())?;
+        plan.network.capture(Network::INTERNET, self.captured);
+        let lab = Lab::start(world, plan.network, plan.machines, Attachment::Auto)?;
+        Ok(lab)
+    }
 }
 
 /// What the listener on the public side saw so far.
@@ -148,15 +162,16 @@ pub(super) fn listen(lab: &Lab) -> Notes {
 }
 
 /// The same as a file for Wireshark.
-pub(super) fn write_pcap(lab: &Lab, file: &Path) -> anyhow::Result<()> {
-    let bytes = lab.network(|network, _| {
+pub(super) fn pcap(lab: &Lab) -> Vec<u8> {
+    lab.network(|network, _| {
         let capture = network.captured(Network::INTERNET);
         pcap::write(capture.into_iter().flat_map(|capture| capture.packets()))
-    });
-    fs::write(file, bytes).with_context(|| format!("cannot write {}", file.display()))
+    })
 }
 
-fn payload(body: &Body) -> &[u8] {
+/// What a packet carries.
+#[must_use]
+pub fn payload(body: &Body) -> &[u8] {
     match body {
         Body::Udp { payload, .. }
         | Body::IcmpEcho { payload, .. }
@@ -170,59 +185,47 @@ fn payload(body: &Body) -> &[u8] {
 struct Plan {
     network: Network,
     machines: Vec<Machine>,
+    access: Access,
 }
 
 impl Plan {
-    fn lan(
-        &mut self,
-        nat: Preset,
-        outside: Ipv4Addr,
-        gateway: Ipv4Addr,
-    ) -> anyhow::Result<SegmentId> {
+    /// A LAN behind a NAT.
+    fn lan(&mut self, nat: Preset, outside: [u8; 4], inside: [u8; 4]) -> anyhow::Result<SegmentId> {
         let config = RouterConfig {
-            inside: vec![gateway.into()],
-            ..RouterConfig::new(nat.config(), outside.into(), access())
+            inside: vec![inside.into()],
+            ..RouterConfig::new(nat.config(), outside.into(), self.access.clone())
         };
         let (_, lan) = self.network.add_router(Network::INTERNET, config)?;
         Ok(lan)
     }
 
+    /// A machine whose gateway is the first address of its network.
     fn machine(
         &mut self,
         name: &str,
         segment: SegmentId,
         address: Ipv4Addr,
-        gateway: Ipv4Addr,
         access: Access,
     ) -> anyhow::Result<()> {
-        let address = IpAddr::from(address);
+        let [a, b, c, _] = address.octets();
         let host = self.network.add_host();
-        self.network.attach(host, segment, &[address], access)?;
+        self.network
+            .attach(host, segment, &[address.into()], access)?;
         self.machines.push(Machine {
             name: name.to_owned(),
             host,
-            addresses: vec![(address, 24)],
-            gateways: vec![gateway.into()],
+            addresses: vec![(address.into(), 24)],
+            gateways: vec![Ipv4Addr::new(a, b, c, 1).into()],
             mtu: 1500,
         });
         Ok(())
     }
 }
 
-fn access() -> Access {
-    Access::symmetric(LinkConfig {
-        rate: Some(RATE),
-        queue: QUEUE,
-        ..LinkConfig::delay(ACCESS_DELAY)
-    })
-}
-
+/// All that a person may write.
+const TYPES: &str = "TYPE is open, firewall, full-cone, restricted, port-restricted (or cone), symmetric, symmetric-sequential or linux";
 /// The rendezvous' address.
-pub(super) const VPS: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 10);
-const OFFICE_NAT: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 7);
-const OFFICE_GATEWAY: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 1);
-const HOME_NAT: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 44);
-const HOME_GATEWAY: Ipv4Addr = Ipv4Addr::new(192, 168, 7, 1);
+pub const VPS: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 10);
 const ACCESS_DELAY: Duration = Duration::from_millis(10);
 /// Bits per second of an access link.
 const RATE: u64 = 100_000_000;
@@ -255,9 +258,21 @@ mod tests {
             "garden=cone",
             "home=bamboo",
             "home=cone;office=cone",
+            "home=cone,home=cone",
         ] {
             let error = wrong.parse::<Nats>().expect_err(wrong);
             assert!(!error.contains('\n'), "{error}");
+        }
+    }
+
+    #[test]
+    fn every_type_is_named() {
+        for name in TYPES.split(|c: char| !c.is_ascii_lowercase() && c != '-') {
+            let known = name.parse::<Preset>().is_ok();
+            assert!(known || ["", "is", "or"].contains(&name), "{name}");
+        }
+        for preset in Preset::ALL {
+            assert!(TYPES.contains(&preset.to_string()), "{preset}");
         }
     }
 }

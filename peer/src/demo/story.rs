@@ -9,11 +9,12 @@ use anyhow::{Context, bail};
 use kuguri_sim::lab::Lab;
 use serde_json::Value;
 
-use super::cast::{Cast, Line, Rights};
 use super::ping::{self, Series};
-use super::report::{Report, Row};
+use super::report::Report;
 use super::stage::VPS;
+use super::summary::Row;
 use super::transfer::{self, MARKER, Transfer};
+use crate::cast::{Cast, Line, Rights};
 
 /// How the home's connection came up.
 #[derive(Clone, Debug)]
@@ -24,7 +25,9 @@ pub(super) struct Arrival {
     pub(super) desk: Ipv4Addr,
     /// The hub's virtual host, if it has one.
     pub(super) gateway: Option<Ipv4Addr>,
-    /// From the start of `connect` to the first answered ping.
+    /// From the start of `connect` to the link with the hub, which is by relay.
+    pub(super) linked_ms: f64,
+    /// To the first answered ping.
     pub(super) first_ping_ms: f64,
     /// To the first frame that the hub got.
     pub(super) first_frame_ms: f64,
@@ -93,7 +96,7 @@ pub(super) fn come_home(
 ) -> anyhow::Result<Arrival> {
     let start = cast.start("home", &["connect", invite], Rights::Root)?;
     let since = |at: Instant| at.saturating_duration_since(start).as_secs_f64() * 1e3;
-    let joined = introduction(cast, report)?;
+    let (linked, joined) = introduction(cast, report)?;
     // Not before the card has its address: until then a ping would go out in the open.
     let answered = lab.run_in("home", || ping::first_answer(desk, MARKER, SOON))??;
     let Some(answered) = answered else {
@@ -137,6 +140,7 @@ pub(super) fn come_home(
         home,
         desk,
         gateway: joined.text("gateway").parse().ok(),
+        linked_ms: since(linked),
         first_ping_ms: since(answered),
         first_frame: way.to_owned(),
         first_frame_ms: ms,
@@ -144,8 +148,8 @@ pub(super) fn come_home(
     })
 }
 
-/// Until the hub has let the home in.
-fn introduction(cast: &mut Cast<'_>, report: &Report) -> anyhow::Result<Line> {
+/// Until the hub has let the home in: when they were linked, and its welcome.
+fn introduction(cast: &mut Cast<'_>, report: &Report) -> anyhow::Result<(Instant, Line)> {
     let line = cast.event("home", "registered", SOON)?;
     let text = format!(
         "kuguri connect: registered, seen as {}",
@@ -153,15 +157,16 @@ fn introduction(cast: &mut Cast<'_>, report: &Report) -> anyhow::Result<Line> {
     );
     report.step_at(line.at, "home", &text);
     let line = cast.event("home", "link-up", SOON)?;
+    let linked = line.at;
     let text = format!(
-        "introduced to the hub and linked with it, {}",
+        "introduced to the hub and linked with it by relay, {}",
         line.text("cipher")
     );
-    report.step_at(line.at, "home", &text);
+    report.step_at(linked, "home", &text);
     let line = joined(cast, "home")?;
     let text = format!("a member of the hub with address {}", line.text("address"));
     report.step_at(line.at, "home", &text);
-    Ok(line)
+    Ok((linked, line))
 }
 
 /// The first frame that the hub got from the home.

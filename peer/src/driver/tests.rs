@@ -2,7 +2,7 @@
 
 use kuguri_proto::gateway::subnet::Subnet;
 use kuguri_proto::identity::Identity;
-use kuguri_proto::node::{Config, HubConfig, ReachConfig, RendezvousServer, Role};
+use kuguri_proto::node::{Config, HubConfig, MEMBERS_MAX, ReachConfig, RendezvousServer, Role};
 
 use super::*;
 use crate::admin;
@@ -23,6 +23,8 @@ fn node(rendezvous: SocketAddr) -> Node {
             name: "office".into(),
             tokens: vec![[1; 16]],
             subnet: Subnet::default(),
+            members_max: MEMBERS_MAX,
+            card: false,
         }),
         rendezvous: RendezvousServer {
             addresses: vec![rendezvous],
@@ -32,6 +34,7 @@ fn node(rendezvous: SocketAddr) -> Node {
         seed: [9; 32],
         aes_in_hardware: true,
         reach: ReachConfig::default(),
+        relay_only: false,
     };
     Node::new(config, Instant::now())
 }
@@ -57,10 +60,12 @@ fn running() -> Running {
         name: "hub-office".into(),
         socket,
         plug: None,
+        secure_nat: None,
         asked,
         stop: stopped,
     };
     let driver = Driver::new(node(([127, 0, 0, 1], 9).into()), parts, Silent);
+    let driver = driver.expect("threads");
     Running {
         state,
         stop,
@@ -72,7 +77,7 @@ fn running() -> Running {
 }
 
 async fn ask(running: &Running, request: Request) -> Value {
-    let mut live = admin::processes(&running.state).await.expect("lists");
+    let live = admin::processes(&running.state).expect("lists");
     live[0].ask(&request).await.expect("answers")
 }
 

@@ -4,20 +4,25 @@
     reason = "ioctl, bind and setsockopt with the kernel's own structures"
 )]
 
-use std::ffi::{c_int, c_short, c_ulong, c_void};
+use std::ffi::{c_int, c_short, c_uint, c_ulong, c_void};
 use std::io;
 use std::mem;
 use std::os::fd::{AsFd, AsRawFd};
 
-/// Makes the opened `/dev/net/tun` a TAP interface of that name, without a header before frames.
-///
-/// IFF_VNET_HDR (offloads) and IFF_MULTI_QUEUE would be further flags here; then every frame has a header before it.
-pub(super) fn make_tap(tun: &impl AsFd, name: &str) -> io::Result<()> {
+/// Makes the opened `/dev/net/tun` a TAP interface of that name, with or without a `virtio_net_hdr` before frames.
+pub(super) fn make_tap(tun: &impl AsFd, name: &str, header: bool) -> io::Result<()> {
     let mut request = named(name);
-    let flags = libc::IFF_TAP | libc::IFF_NO_PI;
+    let flags = libc::IFF_TAP | libc::IFF_NO_PI | if header { libc::IFF_VNET_HDR } else { 0 };
     request.ifr_ifru.ifru_flags =
         c_short::try_from(flags).expect("TUN flags without multi-queue fit in 15 bits");
     ioctl(tun, libc::TUNSETIFF, &mut request)
+}
+
+/// Says what the kernel may leave to this end of a TAP.
+pub(super) fn set_offload(tun: &impl AsFd, flags: c_uint) -> io::Result<()> {
+    let fd = tun.as_fd().as_raw_fd();
+    // SAFETY: the request takes its argument by value.
+    check(unsafe { libc::ioctl(fd, libc::TUNSETOFFLOAD, c_ulong::from(flags)) })
 }
 
 /// Brings `name` up and lets it carry frames as large as it can, in the network namespace of `socket`.
@@ -85,6 +90,21 @@ pub(super) fn bind_packets(socket: &impl AsFd, index: c_int) -> io::Result<()> {
     })
 }
 
+/// Lets a packet socket have a `virtio_net_hdr` before every frame, both ways; before it is bound.
+pub(super) fn ask_for_headers(socket: &impl AsFd) -> io::Result<()> {
+    let on: c_int = 1;
+    // SAFETY: the option's value is an integer, which outlives the call, with its length.
+    check(unsafe {
+        libc::setsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::SOL_PACKET,
+            PACKET_VNET_HDR,
+            (&raw const on).cast(),
+            length_of::<c_int>(),
+        )
+    })
+}
+
 /// ETH_P_ALL as the kernel wants it, in network order.
 pub(super) fn every_protocol() -> u16 {
     u16::try_from(libc::ETH_P_ALL)
@@ -128,11 +148,19 @@ struct EthtoolValue {
     data: u32,
 }
 
+/// linux/if_tun.h: checksums may stay open.
+pub(super) const OFFLOAD_CSUM: c_uint = 0x01;
+/// TCP over IPv4 and IPv6 in super-frames, also with ECN.
+pub(super) const OFFLOAD_TCP: c_uint = 0x02 | 0x04 | 0x08;
+/// UDP over IPv4 and IPv6 in super-frames.
+pub(super) const OFFLOAD_UDP: c_uint = 0x20 | 0x40;
 /// linux/ethtool.h: checksums of sent frames.
 const ETHTOOL_STXCSUM: u32 = 0x17;
 /// linux/ethtool.h: TCP segmentation.
 const ETHTOOL_STSO: u32 = 0x1f;
 /// linux/ethtool.h: generic segmentation.
 const ETHTOOL_SGSO: u32 = 0x24;
+/// linux/if_packet.h.
+const PACKET_VNET_HDR: c_int = 15;
 /// linux/if_packet.h.
 const PACKET_IGNORE_OUTGOING: c_int = 23;

@@ -13,7 +13,7 @@ use std::time::Duration;
 use nix::sched::{CloneFlags, unshare};
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::{CardError, Opened, index_of, io_error, ioctl};
+use super::{CardError, Offload, Opened, index_of, io_error, ioctl};
 use crate::route::{RouteError, Routes};
 
 /// Where our end is.
@@ -35,9 +35,13 @@ pub(super) async fn open(name: &str, routes: &Routes) -> Result<Opened, CardErro
         let index = index_of(&ours)?;
         routes.move_to(index, namespace.as_fd().as_raw_fd()).await?;
     }
+    let with_header = ioctl::ask_for_headers(&room.packets).is_ok();
     let asked = || -> io::Result<()> {
         ioctl::bring_up(&room.requests, &ours, LARGEST_MTU)?;
         ioctl::bind_packets(&room.packets, ioctl::index(&room.requests, &ours)?)?;
+        if with_header {
+            return Ok(());
+        }
         let here = Socket::new(Domain::IPV4, Type::DGRAM, None)?;
         ioctl::finish_frames(&here, name)
     };
@@ -45,6 +49,12 @@ pub(super) async fn open(name: &str, routes: &Routes) -> Result<Opened, CardErro
     Ok(Opened {
         fd: room.packets.into(),
         index: index_of(name)?,
+        offload: Offload {
+            header: with_header,
+            checksum: with_header,
+            tcp: with_header,
+            udp: with_header,
+        },
     })
 }
 
@@ -74,6 +84,9 @@ fn make_room() -> io::Result<Room> {
         };
         let packets = Socket::new(Domain::PACKET, Type::RAW, None)?;
         packets.set_nonblocking(true)?;
+        // Room for some super-frames; what the system lets us have is good enough.
+        let _ = packets.set_recv_buffer_size(PACKET_BUFFER);
+        let _ = packets.set_send_buffer_size(PACKET_BUFFER);
         Ok(Room {
             namespace,
             packets,
@@ -86,6 +99,8 @@ fn make_room() -> io::Result<Room> {
 
 /// What a veth interface carries at most (ETH_MAX_MTU); the other end's own MTU is the one that counts.
 const LARGEST_MTU: libc::c_int = 65_535;
+/// Bytes of frames that wait in the packet socket.
+const PACKET_BUFFER: usize = 2 << 20;
 /// How often a taken name is tried again.
 const ATTEMPTS: u32 = 5;
 /// Between attempts.

@@ -48,18 +48,61 @@ impl Pool {
         }
     }
 
+    /// The same with another range: addresses outside of it stay with whom they have.
+    ///
+    /// # Errors
+    /// When it is empty, or larger than a pool may be.
+    pub const fn set_range(&mut self, first: Ipv4Addr, last: Ipv4Addr) -> Result<(), NotARange> {
+        let (first, last) = (first.to_bits(), last.to_bits());
+        if last < first || last - first >= MAX_SIZE {
+            return Err(NotARange);
+        }
+        self.first = first;
+        self.size = last - first + 1;
+        Ok(())
+    }
+
+    /// Its first and its last address.
+    #[must_use]
+    pub const fn range(&self) -> (Ipv4Addr, Ipv4Addr) {
+        let last = self.first + (self.size - 1);
+        (Ipv4Addr::from_bits(self.first), Ipv4Addr::from_bits(last))
+    }
+
     /// The address of a member: the one that it has, or a free one; `None` when none is free.
     pub fn assign(&mut self, peer: PeerId) -> Option<Ipv4Addr> {
+        self.assign_but(peer, |_| false)
+    }
+
+    /// The same, but none that `not` refuses.
+    pub fn assign_but(&mut self, peer: PeerId, not: impl Fn(Ipv4Addr) -> bool) -> Option<Ipv4Addr> {
         if let Some(address) = self.by_peer.get(&peer) {
             return Some(*address);
         }
         let start = self.start(peer);
+        let free = |address: &Ipv4Addr| {
+            *address != self.host && !self.by_address.contains_key(address) && !not(*address)
+        };
         let address = (0..self.size)
             .map(|step| self.place(start + u64::from(step)))
-            .find(|address| *address != self.host && !self.by_address.contains_key(address))?;
+            .find(free)?;
         self.by_peer.insert(peer, address);
         self.by_address.insert(address, peer);
         Some(address)
+    }
+
+    /// Gives a peer just this address, in place of what it has; false when it is somebody else's or the host's.
+    pub fn assign_exactly(&mut self, peer: PeerId, address: Ipv4Addr) -> bool {
+        if let Some(owner) = self.by_address.get(&address) {
+            return *owner == peer;
+        }
+        if address == self.host || self.by_address.len() >= MAX_TAKEN {
+            return false;
+        }
+        self.release(peer);
+        self.by_peer.insert(peer, address);
+        self.by_address.insert(address, peer);
+        true
     }
 
     /// Takes a member's address back, and says which it was.
@@ -102,10 +145,17 @@ impl Pool {
     }
 }
 
+/// No range of addresses that could be given out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a range goes from a lower to a higher address, of at most 65,536")]
+pub struct NotARange;
+
 /// Separates this use of a key from every other.
 const PLACE_CONTEXT: &[u8] = b"kuguri pool place";
 /// No pool is larger, in addresses: it bounds what a full one holds and how long a search in it takes.
 const MAX_SIZE: u32 = 65_536;
+/// Addresses taken at once, those outside of the range included.
+const MAX_TAKEN: usize = 2 * 65_536;
 
 #[cfg(test)]
 mod tests {

@@ -22,7 +22,6 @@ use std::time::{Duration, Instant};
 use crate::wire::segment::{Ack, FormatError, HEADER, Segment, StreamRange};
 
 mod acks;
-mod congestion;
 mod pacer;
 mod ranges;
 mod receive;
@@ -30,15 +29,15 @@ mod recovery;
 mod rtt;
 mod send;
 
-pub use self::congestion::Algorithm;
 pub use self::rtt::{MAX_ACK_DELAY, RttEstimator};
+pub use crate::congestion::Algorithm;
 
 use self::acks::Acks;
-use self::congestion::Congestion;
 use self::pacer::{Pacer, Rate};
 use self::receive::ReceiveStream;
 use self::recovery::{Expired, Lost, Recovery, Sent};
 use self::send::{Part, SendStream};
+use crate::congestion::Congestion;
 
 /// One end of a reliable byte stream.
 #[derive(Debug)]

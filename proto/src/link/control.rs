@@ -1,6 +1,7 @@
 //! The control stream of a link: bytes between ARQ and TLS, and what the messages in it bring about. The steps stand in the
 //! order in which they run after each input.
 
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::time::{Duration, Instant};
 
 use super::path::PathEvent;
@@ -10,7 +11,7 @@ use super::{Link, LinkEvent, Outgoing};
 use crate::SocketId;
 use crate::wire::clear::{self, Indices};
 use crate::wire::codec::Framer;
-use crate::wire::control::{Bye, Candidates, Control, Rekey, Search, Welcome};
+use crate::wire::control::{Bye, Candidates, Control, MAX_ROUTES, Network, Rekey, Search, Welcome};
 
 impl Link {
     /// Segments in the clear, while there are no keys on both sides.
@@ -85,6 +86,10 @@ impl Link {
         if self.socket != SocketId::MAIN {
             secure.paths.use_socket(self.socket, SocketId::MAIN, now);
         }
+        if self.relay_only {
+            secure.paths.refuse((Ipv4Addr::UNSPECIFIED.into(), 0));
+            secure.paths.refuse((Ipv6Addr::UNSPECIFIED.into(), 0));
+        }
         secure.paths.set_local(self.candidates.clone(), now);
         self.secure = Some(secure);
         self.cipher = suite.name();
@@ -114,16 +119,29 @@ impl Link {
 
     pub(super) fn handle_control(&mut self, message: Control, now: Instant) {
         match message {
-            Control::Join(join) if !self.starter => self.events.push_back(LinkEvent::Join(join)),
+            Control::Join(join) if !self.starter => {
+                self.features = join.features;
+                self.events.push_back(LinkEvent::Join(join));
+            }
+            Control::Welcome(_) if self.welcomed => self.finish(
+                "the hub let us in twice on one link; it is faulty, or of another version"
+                    .to_owned(),
+            ),
             Control::Welcome(welcome) if self.starter => {
+                self.welcomed = true;
                 self.refuse_network(&welcome);
+                self.features = welcome.features;
                 self.events.push_back(LinkEvent::Welcome(welcome))
             }
             Control::Refuse(refusal) if self.starter => {
                 self.events.push_back(LinkEvent::Refused(refusal));
                 self.finish("the hub refused to let us in".to_owned());
             }
-            Control::Join(_) | Control::Welcome(_) | Control::Refuse(_) => {
+            Control::Network(network) if self.starter => {
+                self.refuse_routes(&network);
+                self.events.push_back(LinkEvent::Network(network));
+            }
+            Control::Join(_) | Control::Welcome(_) | Control::Refuse(_) | Control::Network(_) => {
                 self.counters.dropped_malformed += 1
             }
             Control::Candidates(candidates) if self.admitted => {
@@ -169,6 +187,15 @@ impl Link {
     pub(super) fn refuse_network(&mut self, welcome: &Welcome) {
         if let (Some(secure), Some(network)) = (&mut self.secure, welcome.address) {
             secure.paths.refuse(network);
+        }
+    }
+
+    /// The same holds for networks behind the hub, but those that we are in ourselves.
+    fn refuse_routes(&mut self, network: &Network) {
+        if let Some(secure) = &mut self.secure {
+            for range in network.routes.iter().take(MAX_ROUTES) {
+                secure.paths.refuse_unless_local(*range);
+            }
         }
     }
 

@@ -180,15 +180,22 @@ fn next_chunk(frame: &[u8], gone: usize, number: u32, max: usize) -> Chunk<'_> {
     if gone == 0 && frame.len() <= MAX_BODY && chunk::HEADER + frame.len() <= max {
         return Chunk::Frame(frame);
     }
+    Chunk::Fragment(next_part(frame, gone, number, max))
+}
+
+/// The next of near-equal parts of a frame (of at most [`MAX_FRAME`] bytes), of which `gone` bytes have gone, for payloads of
+/// at most `max` bytes.
+#[must_use]
+pub(super) fn next_part(frame: &[u8], gone: usize, number: u32, max: usize) -> Fragment<'_> {
     let largest = max.saturating_sub(FRAGMENT_HEADER).clamp(1, MAX_BODY - 12);
     let rest = frame.get(gone..).unwrap_or_default();
     let size = rest.len().div_ceil(rest.len().div_ceil(largest).max(1));
-    Chunk::Fragment(Fragment {
+    Fragment {
         number,
         offset: u32::try_from(gone).expect("a frame is at most MAX_FRAME long"),
         total: u32::try_from(frame.len()).expect("a frame is at most MAX_FRAME long"),
         bytes: &rest[..size],
-    })
+    }
 }
 
 #[cfg(test)]

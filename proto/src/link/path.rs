@@ -245,7 +245,7 @@ impl Paths {
         let mut rng = StdRng::from_seed(seed);
         Self {
             exchange: Exchange::new(config.starter, now),
-            search: Search::new(config.starter, rng.random()),
+            search: Search::new(config.starter, config.local_index, rng.random()),
             class: NatClass::default(),
             extra: Vec::new(),
             openers: VecDeque::new(),
@@ -289,6 +289,14 @@ impl Paths {
         }
     }
 
+    /// The same for a network that may also be our own: then it is no way round through the hub.
+    pub fn refuse_unless_local(&mut self, range: Prefix) {
+        let mut own = self.local.iter().map(|candidate| candidate.address.ip());
+        if !own.any(|address| candidate::is_refused(address, &[range])) {
+            self.refuse(range);
+        }
+    }
+
     /// Whether an answer to this request is waited for. Cheap: a stranger's answers are told by it.
     #[must_use]
     pub fn awaits(&self, transaction: Transaction) -> bool {
@@ -323,7 +331,7 @@ impl Paths {
 
     /// The other end's list came: a round of checks begins at `start` (see [`Self::is_awaiting_candidates`]).
     pub fn handle_candidates(&mut self, remote: &Candidates, start: Instant, now: Instant) {
-        if self.exchange.heard() {
+        if self.exchange.heard(remote.round) {
             self.events.push_back(PathEvent::WantExchange);
         }
         let listed = &remote.candidates[..remote.candidates.len().min(MAX_CANDIDATES)];
@@ -376,6 +384,31 @@ impl Paths {
         self.now = now;
     }
 
+    /// What a data plane has seen on the active path: when something authentic came by it last, when the first datagram
+    /// left that nothing was heard after, and whether any was sent at all.
+    pub fn handle_traffic(
+        &mut self,
+        heard: Option<Instant>,
+        unheard: Option<Instant>,
+        used: bool,
+        now: Instant,
+    ) {
+        let Some(active) = &mut self.active else {
+            return;
+        };
+        if let Some(heard) = heard.filter(|heard| *heard > active.liveness.last_heard()) {
+            active.liveness.heard(heard);
+        }
+        if let Some(unheard) = unheard.filter(|unheard| *unheard > active.liveness.last_heard()) {
+            active.liveness.sent(unheard);
+        }
+        let pair = self.checklist.pairs.get_mut(&active.id);
+        if let Some(valid) = pair.and_then(|pair| pair.valid.as_mut()).filter(|_| used) {
+            valid.mtu.sent();
+        }
+        self.now = now;
+    }
+
     /// The machine's network is another one now: everything is tried again at once.
     pub fn network_changed(&mut self, now: Instant) {
         self.exchange.restart(now);
@@ -387,6 +420,14 @@ impl Paths {
                 valid.mtu.doubt();
                 pair.schedule(RECHECKS, now);
             }
+        }
+        self.run(now);
+    }
+
+    /// There is a reason to doubt the active path: it is probed at once.
+    pub fn doubt(&mut self, now: Instant) {
+        if let Some(active) = &mut self.active {
+            active.liveness.suspect(now);
         }
         self.run(now);
     }
@@ -405,11 +446,11 @@ impl Paths {
         }
         if let Some((socket, destination)) = self.openers.pop_front() {
             self.counters.openers_sent += 1;
-            let transaction = self.rng.random();
+            let transaction = transaction(self.config.local_index, &mut self.rng);
             return Some(self.check((socket, destination), transaction, Some(OPENER_TTL)));
         }
-        let rng = &mut self.rng;
-        if let Some((id, transaction)) = self.checklist.poll(|| rng.random(), now) {
+        let (rng, link) = (&mut self.rng, self.config.local_index);
+        if let Some((id, transaction)) = self.checklist.poll(|| transaction(link, rng), now) {
             self.counters.checks_sent += 1;
             return Some(self.check(id, transaction, None));
         }
@@ -509,6 +550,10 @@ impl Paths {
     /// A round begins when it was agreed, unless this peer makes us begin too many.
     fn round_start(&mut self, wanted: Instant, now: Instant) -> Instant {
         let mut start = wanted.clamp(now, now + MAX_START);
+        // One that has been put off takes the newer list, and is not put off again.
+        if let Some(&pending) = self.rounds.back().filter(|&&pending| pending >= start) {
+            return pending;
+        }
         if self.rounds.len() >= ROUND_BURST
             && let Some(earlier) = self.rounds.pop_front()
         {
@@ -527,6 +572,20 @@ impl fmt::Debug for Paths {
             .field("counters", &self.counters)
             .finish_non_exhaustive()
     }
+}
+
+/// A request's transaction id: the link's index, by which its answer is told, and 64 random bits.
+fn transaction(link: u32, rng: &mut StdRng) -> Transaction {
+    let mut transaction: Transaction = rng.random();
+    transaction[..4].copy_from_slice(&link.to_be_bytes());
+    transaction
+}
+
+/// The index of the link that may have asked what a message with this transaction id answers.
+#[must_use]
+pub const fn asking_link(transaction: Transaction) -> u32 {
+    let [a, b, c, d, ..] = transaction;
+    u32::from_be_bytes([a, b, c, d])
 }
 
 impl fmt::Debug for PathsConfig {

@@ -29,7 +29,7 @@ pub mod replay;
 pub(in crate::link) mod tests;
 
 pub use keys::{Chain, EpochKey, LinkKeys, Role, Suite};
-pub use open::{OpenCounters, OpenError, Opened, Opener};
+pub use open::{OpenCounters, OpenError, Opened, Opener, Opening};
 
 /// No key seals more datagrams than this. New keys are wanted after half of it (`link::rekey`); with datagrams of
 /// 1,500 bytes an attacker's advantage against AES-GCM stays below 2^-49 (NIST SP 800-38D; RFC 9001, appendix B).
@@ -114,12 +114,27 @@ impl Sealer {
         if shortest < OVERHEAD {
             return Err(SealError::NoRoom);
         }
-        let current = self.current();
-        let sequences = self.take(&current, buffer.len().div_ceil(size))?;
-        for (datagram, sequence) in buffer.chunks_mut(size).zip(sequences.clone()) {
-            seal_one(&current.key, self.receiver, sequence, datagram);
+        let mut run = self.begin(buffer.len().div_ceil(size))?;
+        let sequences = run.sequences.clone();
+        for datagram in buffer.chunks_mut(size) {
+            run.seal(datagram)?;
         }
         Ok(sequences)
+    }
+
+    /// Takes `count` sequence numbers in a row, for datagrams that are sealed one by one. The key stays the same until the run
+    /// is dropped; numbers that are left over are used by nobody.
+    ///
+    /// # Errors
+    /// When the key is used up.
+    pub fn begin(&self, count: usize) -> Result<Run<'_>, SealError> {
+        let current = self.current();
+        let sequences = self.take(&current, count)?;
+        Ok(Run {
+            receiver: self.receiver,
+            current,
+            sequences,
+        })
     }
 
     /// Seals with `key` from now on. The old key is wiped.
@@ -161,6 +176,29 @@ impl Sealer {
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, end)
             .map(|next| next..next + count)
             .map_err(|_| SealError::Exhausted)
+    }
+}
+
+/// Sequence numbers in a row, and the key to use them with.
+#[derive(Debug)]
+pub struct Run<'s> {
+    receiver: u32,
+    current: RwLockReadGuard<'s, Current>,
+    sequences: Range<u64>,
+}
+
+impl Run<'_> {
+    /// Seals a datagram, laid out as for [`Sealer::seal`], with the next number of the run.
+    ///
+    /// # Errors
+    /// When there is no room for header and tag, or the run is at its end; `datagram` is as it was.
+    pub fn seal(&mut self, datagram: &mut [u8]) -> Result<u64, SealError> {
+        if datagram.len() < OVERHEAD {
+            return Err(SealError::NoRoom);
+        }
+        let sequence = self.sequences.next().ok_or(SealError::Exhausted)?;
+        seal_one(&self.current.key, self.receiver, sequence, datagram);
+        Ok(sequence)
     }
 }
 

@@ -16,6 +16,7 @@ use super::seal::{LinkKeys, Role, Suite};
 use super::{LinkEvent, Outgoing, Via};
 use crate::Transmit;
 use crate::node::status::Counters;
+use crate::offload::checksum;
 use crate::rendezvous::Channel;
 use crate::wire::chunk::{self, Chunk};
 use crate::wire::sealed::{HEADER, TAG};
@@ -93,7 +94,18 @@ impl Secure {
     /// Opens a datagram; `None` when it is not authentic or not fresh.
     pub(super) fn open(&mut self, datagram: &mut [u8], via: Via, now: Instant) -> Option<Contents> {
         let size = u16::try_from(datagram.len()).unwrap_or(u16::MAX);
-        let plaintext = self.rekeying.opener().open(datagram, now).ok()?.plaintext;
+        let opener = std::sync::Arc::clone(self.rekeying.opener());
+        let plaintext = opener.open(datagram, now).ok()?.plaintext;
+        Some(self.handle_opened(plaintext, (via, size), now))
+    }
+
+    /// A datagram of `size` bytes was opened, here or by a data plane, that came by `via`; these of its chunks are to be read.
+    pub(super) fn handle_opened(
+        &mut self,
+        plaintext: &[u8],
+        (via, size): (Via, u16),
+        now: Instant,
+    ) -> Contents {
         self.rekeying.handle_opened(now);
         if let Via::Direct { socket, remote } = via {
             self.paths.handle_authenticated(socket, remote, now);
@@ -106,7 +118,7 @@ impl Secure {
             };
             self.take(chunk, &mut contents, (via, size), now);
         }
-        Some(contents)
+        contents
     }
 
     fn take(
@@ -121,6 +133,14 @@ impl Secure {
                 Ok(()) => contents.frames.push(frame.to_vec()),
                 Err(_) => self.malformed += 1,
             },
+            Chunk::OpenFrame(frame) => {
+                let mut whole = frame.to_vec();
+                if pack::check_length(frame.len()).is_ok() && checksum::finish_frame(&mut whole) {
+                    contents.frames.push(whole);
+                } else {
+                    self.malformed += 1;
+                }
+            }
             Chunk::Fragment(fragment) => match self.reassembler.handle_fragment(fragment, now) {
                 Ok(whole) => contents.frames.extend(whole),
                 Err(_) => self.malformed += 1,
@@ -159,6 +179,13 @@ impl Secure {
             self.last_sign = now;
             self.pings.add(None, now);
         }
+    }
+
+    /// The same at once, and by every way: something says that the peer may be gone.
+    pub(super) fn check_alive(&mut self, now: Instant) {
+        self.last_sign = now;
+        self.pings.add(None, now);
+        self.paths.doubt(now);
     }
 
     /// When a sign of life is to be asked for, at `earliest` or later.
@@ -212,15 +239,7 @@ impl Secure {
         if let Some(copy) = self.copy.take() {
             return Some(copy);
         }
-        let relay_too = relay.filter(|_| self.paths.is_suspect());
-        let (via, mtu) = match (self.paths.best(), relay_too) {
-            (Some(path), None) => (Via::direct(path.socket, path.remote), path.mtu),
-            (Some(path), Some(_)) => (
-                Via::direct(path.socket, path.remote),
-                path.mtu.min(RELAY_MTU),
-            ),
-            (None, _) => (Via::Relay(relay?), RELAY_MTU),
-        };
+        let (via, mtu, relay_too) = self.way(relay)?;
         let payload = self.data(via, mtu - TAG, arq, now)?;
         if matches!(via, Via::Direct { .. }) {
             self.paths.handle_sent(now);
@@ -230,6 +249,20 @@ impl Secure {
             self.copy = Some(Outgoing::Relay(channel, direct.contents.clone()));
         }
         Some(sealed)
+    }
+
+    /// By which way datagrams go, how large they may be, and the relay channel that they go by too.
+    pub(super) fn way(&self, relay: Option<Channel>) -> Option<(Via, usize, Option<Channel>)> {
+        let relay_too = relay.filter(|_| self.paths.is_suspect());
+        let Some(path) = self.paths.best() else {
+            return Some((Via::Relay(relay?), RELAY_MTU, None));
+        };
+        let via = Via::direct(path.socket, path.remote);
+        let mtu = match relay_too {
+            Some(_) => path.mtu.min(RELAY_MTU),
+            None => path.mtu,
+        };
+        Some((via, mtu, relay_too))
     }
 
     /// What waits, up to `end` bytes with room for the header.
@@ -320,5 +353,5 @@ impl Secure {
 const QUEUE_BYTES: usize = 1 << 20;
 /// Pings that wait for their answer; more at once are not answered.
 const PONGS_MAX: usize = 64;
-/// Signs of life are not asked for more often than this.
-const SIGN_INTERVAL: Duration = Duration::from_secs(4);
+/// Signs of life are not asked for more often than this; a link that answers is asked only after silence.
+const SIGN_INTERVAL: Duration = Duration::from_millis(600);

@@ -11,6 +11,8 @@ struct Pair {
     links: [Link; 2],
     /// What is on its way: when it arrives, at which side, and the datagram.
     flight: Vec<(Instant, usize, Vec<u8>)>,
+    /// Nothing arrives any more.
+    cut: bool,
     now: Instant,
 }
 
@@ -25,6 +27,7 @@ impl Pair {
             local_index,
             relay: Channel(2),
             aes_in_hardware: true,
+            relay_only: false,
             seed: [3; 32],
         };
         let wanted = Identity::from_seed(&[wanted; 32]).id();
@@ -35,6 +38,7 @@ impl Pair {
         Self {
             links,
             flight: Vec::new(),
+            cut: false,
             now,
         }
     }
@@ -51,6 +55,9 @@ impl Pair {
                 }
             }
             let now = self.now;
+            if self.cut {
+                self.flight.clear();
+            }
             for (_, side, mut datagram) in self.flight.extract_if(.., |(at, ..)| *at <= now) {
                 match Indices::parse(&datagram) {
                     Some((indices, body)) => self.links[side].handle_clear(indices, body, now),
@@ -89,18 +96,72 @@ fn a_peer_with_keys_that_never_asks_to_join_does_not_stay() {
     );
 }
 
-#[test]
-fn an_established_link_with_nothing_to_say_stays() {
-    let mut pair = Pair::new(2);
-    pair.run_for(Duration::from_secs(1));
-    let welcome = Welcome {
+fn welcome() -> Welcome {
+    Welcome {
         hub_name: String::new(),
         address: None,
         gateway: None,
         mtu: 1500,
         features: 0,
+    }
+}
+
+#[test]
+fn a_hub_lets_in_once_on_one_link() {
+    let mut pair = Pair::new(2);
+    pair.run_for(Duration::from_secs(1));
+    pair.links[1].welcome(welcome(), None, pair.now);
+    pair.run_for(Duration::from_secs(1));
+    assert_eq!(closed(&pair.events(0)), None);
+    pair.links[1].welcome(welcome(), None, pair.now);
+    pair.run_for(Duration::from_secs(1));
+    let events = pair.events(0);
+    assert!(closed(&events).is_some_and(|it| it.contains("twice")));
+    let welcomes = events.iter();
+    let welcomes = welcomes.filter(|it| matches!(it, LinkEvent::Welcome(_)));
+    assert_eq!(welcomes.count(), 0, "the second one is not told");
+}
+
+#[test]
+fn silence_is_told_once_each_time_before_the_link_ends() {
+    let mut pair = Pair::new(2);
+    pair.run_for(Duration::from_secs(1));
+    pair.links[1].welcome(welcome(), None, pair.now);
+    pair.run_for(4 * SILENCE);
+    let silences = |pair: &mut Pair| {
+        let events = pair.events(0);
+        let silent = events.iter().filter(|it| **it == LinkEvent::Silent);
+        (silent.count(), closed(&events).is_some())
     };
-    pair.links[1].welcome(welcome, pair.now);
+    assert_eq!(silences(&mut pair), (0, false));
+    for _ in 0..2 {
+        pair.cut = true;
+        pair.run_for(DOUBT + Duration::from_secs(2));
+        assert_eq!(silences(&mut pair), (1, false));
+        pair.cut = false;
+        pair.run_for(Duration::from_secs(2));
+        assert_eq!(silences(&mut pair), (0, false));
+    }
+    pair.cut = true;
+    pair.run_for(SILENCE);
+    assert_eq!(silences(&mut pair), (1, true));
+}
+
+#[test]
+fn a_link_that_is_rejected_ends_with_the_fault_and_the_other_side_is_told() {
+    let mut pair = Pair::new(2);
+    pair.run_for(Duration::from_secs(1));
+    pair.links[0].reject("bad hub".to_owned(), pair.now);
+    pair.run_for(Duration::from_secs(1));
+    assert_eq!(closed(&pair.events(0)), Some("bad hub"));
+    assert_eq!(closed(&pair.events(1)), Some("the peer disconnected"));
+}
+
+#[test]
+fn an_established_link_with_nothing_to_say_stays() {
+    let mut pair = Pair::new(2);
+    pair.run_for(Duration::from_secs(1));
+    pair.links[1].welcome(welcome(), None, pair.now);
     pair.run_for(4 * SILENCE);
     assert_eq!(
         (closed(&pair.events(0)), closed(&pair.events(1))),

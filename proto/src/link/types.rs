@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::identity::{Identity, PeerId};
 use crate::rendezvous::Channel;
-use crate::wire::control::{Join, Refusal, Welcome};
+use crate::wire::control::{Join, Network, Refusal, Welcome};
 use crate::{SocketId, Transmit};
 
 /// By which way a datagram came, or is to go.
@@ -50,6 +50,8 @@ pub struct Setup<'a> {
     pub relay: Channel,
     /// Whether this machine seals AES-256-GCM in hardware.
     pub aes_in_hardware: bool,
+    /// Whether no direct path is wanted.
+    pub relay_only: bool,
     /// 32 random bytes for everything random in the link.
     pub seed: [u8; 32],
 }
@@ -68,6 +70,8 @@ pub enum LinkEvent {
     Welcome(Welcome),
     /// (Member) the hub did not.
     Refused(Refusal),
+    /// (Member) what the hub's network has.
+    Network(Network),
     /// A search for a port wants to run, with so many fresh sockets: [`super::Link::grant_search`] or
     /// [`super::Link::refuse_search`].
     WantSearch {
@@ -97,6 +101,8 @@ pub enum LinkEvent {
         /// As given.
         id: u64,
     },
+    /// Nothing has come from the peer for a while, though it was asked; told once, until something comes again.
+    Silent,
     /// The link has ended; nothing more comes from it.
     Closed {
         /// One sentence.

@@ -52,6 +52,9 @@ impl Node {
     }
 
     pub(super) fn candidates(&self) -> Vec<Candidate> {
+        if self.relay_only {
+            return Vec::new();
+        }
         let host = self.local_addresses.iter().map(|&address| Candidate {
             kind: CandidateKind::Host,
             address,

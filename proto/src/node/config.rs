@@ -5,8 +5,9 @@ use std::net::{IpAddr, SocketAddr};
 use super::ReachConfig;
 use crate::SocketId;
 use crate::gateway::subnet::Subnet;
+use crate::gateway::{DhcpSettings, KeptLease};
 use crate::identity::{Identity, PeerId};
-use crate::wire::control::Credential;
+use crate::wire::control::{Credential, Network};
 use crate::wire::ethernet::MacAddr;
 
 /// What a node is told at its start.
@@ -22,8 +23,10 @@ pub struct Config {
     pub host_name: String,
     /// 32 bytes from the system's randomness: everything random in the node comes from them.
     pub seed: [u8; 32],
-    /// Whether this machine seals AES-256-GCM in hardware (the driver looks at the CPU).
+    /// Whether to seal by AES-256-GCM: this machine has it in hardware (the driver looks at the CPU), or the user wants it.
     pub aes_in_hardware: bool,
+    /// Never a direct path: peers are not to learn this machine's addresses, nor the network that it talks to them.
+    pub relay_only: bool,
     /// How hard to try to get through NATs.
     pub reach: ReachConfig,
 }
@@ -55,7 +58,14 @@ pub struct HubConfig {
     pub tokens: Vec<[u8; 16]>,
     /// The address of its virtual host; members get addresses of the same network.
     pub subnet: Subnet,
+    /// Members at once at most, such as [`MEMBERS_MAX`]: whoever has an invite can make itself keys without number.
+    pub members_max: usize,
+    /// Whether this machine is in the network too, by a virtual LAN card, which is a port of the switch.
+    pub card: bool,
 }
+
+/// The members that a hub takes unless it is told otherwise: each costs some tens of kilobytes.
+pub const MEMBERS_MAX: usize = 4096;
 
 /// A member's settings.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -80,6 +90,18 @@ pub enum Command {
         /// Chosen by the caller, given back.
         id: u64,
     },
+    /// (Hub) whether frames for the virtual host's NAT go to the driver, by [`super::Node::poll_nat_frame`]; and what members
+    /// are told of the network behind it.
+    Nat {
+        /// Whether the NAT runs.
+        on: bool,
+        /// Routes, resolvers, domain.
+        network: Network,
+    },
+    /// (Hub) runs the virtual DHCP server with these settings, or no more.
+    Dhcp(Option<DhcpSettings>),
+    /// (Hub) leases of an earlier run; before any member or client comes.
+    RestoreLeases(Vec<KeptLease>),
     /// The default route's gateway, or none; at the start and at every change.
     Gateway(Option<IpAddr>),
     /// The machine slept, or is in another network with the same addresses: everything is tried anew.

@@ -6,7 +6,7 @@ use std::time::Instant;
 use super::{Node, Side};
 use crate::SocketId;
 use crate::identity::PeerId;
-use crate::link::{Link, Via};
+use crate::link::{Link, Via, path};
 use crate::rendezvous::Channel;
 use crate::wire::clear::Indices;
 use crate::wire::{self, Kind, sealed, stun};
@@ -114,8 +114,11 @@ impl Node {
             return;
         }
         // A request names its link. An answer is for the link that asked.
-        let asked =
-            stun::receiver_index(&message).or_else(|| self.links.awaiting(message.transaction));
+        let asked = stun::receiver_index(&message).or_else(|| {
+            let index = path::asking_link(message.transaction);
+            let link = self.links.get(index)?;
+            link.awaits(message.transaction).then_some(index)
+        });
         let mine = asked.filter(|&index| {
             let link = self.links.get_mut(index);
             link.is_some_and(|link| link.handle_stun(socket, remote, payload, now))

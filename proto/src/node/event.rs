@@ -3,6 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use crate::gateway::NatEvent;
 use crate::identity::PeerId;
 use crate::wire::control::Refusal;
 
@@ -60,6 +61,24 @@ pub enum Event {
         /// MTU for the virtual LAN card.
         mtu: u16,
     },
+    /// (Hub) what the virtual LAN card on this machine is to have.
+    Card {
+        /// Address and prefix length.
+        address: (IpAddr, u8),
+        /// MTU.
+        mtu: u16,
+    },
+    /// (Member) what the hub's network has beside members; each replaces the one before.
+    Network {
+        /// Networks to be reached through the gateway.
+        routes: Vec<(IpAddr, u8)>,
+        /// Networks behind the hub that this machine is in itself: not to be routed.
+        own: Vec<(IpAddr, u8)>,
+        /// Resolvers.
+        dns: Vec<IpAddr>,
+        /// The domain of names there.
+        domain: String,
+    },
     /// (Member) the hub does not let us in; not tried again.
     Refused(Refusal),
     /// (Hub) a member joined.
@@ -85,6 +104,10 @@ pub enum Event {
         /// Why.
         refusal: Refusal,
     },
+    /// (Hub) something happened at the virtual DHCP server.
+    Dhcp(NatEvent),
+    /// (Hub) leases have changed: [`super::Node::kept_leases`] are to be kept.
+    LeasesChanged,
     /// Answer to [`super::Command::Ping`].
     Pong {
         /// The other side.

@@ -8,29 +8,44 @@ use std::time::Instant;
 use crate::identity::PeerId;
 use crate::link::Link;
 use crate::rendezvous::Channel;
-use crate::wire::stun::Transaction;
 
 /// All links of a node.
 #[derive(Default)]
 pub(super) struct Links {
     by_index: BTreeMap<u32, Entry>,
     by_peer: BTreeMap<PeerId, u32>,
+    /// Links that others opened, by who did and under which index of theirs.
+    opened: BTreeMap<(PeerId, u32), u32>,
+    /// Links whose handshake is not over.
+    unfinished: BTreeSet<(PeerId, u32)>,
+    /// Links by their relay channels.
+    by_channel: BTreeSet<(Channel, u32)>,
     deadlines: BTreeSet<(Instant, u32)>,
     ready: BTreeSet<u32>,
+    /// Links of which a data plane may have to be told something.
+    touched: Option<BTreeSet<u32>>,
 }
 
 struct Entry {
     link: Link,
     deadline: Option<Instant>,
+    /// As noted in [`Links::by_channel`].
+    channel: Option<Channel>,
 }
 
 impl Links {
     pub(super) fn insert(&mut self, index: u32, link: Link) {
+        let peer = link.peer();
+        if let Some(remote) = link.remote_index().filter(|_| !link.is_starter()) {
+            self.opened.insert((peer, remote), index);
+        }
+        self.unfinished.insert((peer, index));
         self.by_index.insert(
             index,
             Entry {
                 link,
                 deadline: None,
+                channel: None,
             },
         );
         self.refresh(index);
@@ -41,8 +56,21 @@ impl Links {
         if let Some(deadline) = entry.deadline {
             self.deadlines.remove(&(deadline, index));
         }
+        if let Some(channel) = entry.channel {
+            self.by_channel.remove(&(channel, index));
+        }
         self.ready.remove(&index);
-        self.by_peer.retain(|_, at| *at != index);
+        let peer = entry.link.peer();
+        self.unfinished.remove(&(peer, index));
+        if self.by_peer.get(&peer) == Some(&index) {
+            self.by_peer.remove(&peer);
+        }
+        if let Some(remote) = entry.link.remote_index()
+            && self.opened.get(&(peer, remote)) == Some(&index)
+        {
+            self.opened.remove(&(peer, remote));
+        }
+        self.touch(index);
         Some(entry.link)
     }
 
@@ -63,6 +91,7 @@ impl Links {
 
     /// Makes a link the one to its peer; returns the one that was.
     pub(super) fn establish(&mut self, peer: PeerId, index: u32) -> Option<u32> {
+        self.unfinished.remove(&(peer, index));
         self.by_peer
             .insert(peer, index)
             .filter(|&before| before != index)
@@ -70,34 +99,26 @@ impl Links {
 
     /// The link that this peer opened under its own index `remote`.
     pub(super) fn opened_by(&self, peer: &PeerId, remote: u32) -> Option<u32> {
-        let mut links = self
-            .iter()
-            .filter(|link| link.peer() == *peer && !link.is_starter());
-        links
-            .find(|link| link.remote_index() == Some(remote))
-            .map(Link::local_index)
+        self.opened.get(&(*peer, remote)).copied()
     }
 
     /// Whether one more unfinished handshake is taken, from anybody and from this peer.
     pub(super) fn has_room_for(&self, peer: &PeerId) -> bool {
-        let unfinished = self.iter().filter(|link| !link.is_established());
-        let (mut all, mut of_peer) = (0, 0);
-        for link in unfinished {
-            all += 1;
-            of_peer += usize::from(link.peer() == *peer);
-        }
-        all < HANDSHAKES_MAX && of_peer < HANDSHAKES_PER_PEER && self.by_index.len() < LINKS_MAX
-    }
-
-    /// The link that asked what a STUN message with this transaction answers.
-    pub(super) fn awaiting(&self, transaction: Transaction) -> Option<u32> {
-        let mut links = self.iter().filter(|link| link.awaits(transaction));
-        links.next().map(Link::local_index)
+        let of_peer = self.unfinished.range((*peer, 0)..=(*peer, u32::MAX));
+        self.unfinished.len() < HANDSHAKES_MAX
+            && of_peer.count() < HANDSHAKES_PER_PEER
+            && self.by_index.len() < LINKS_MAX
     }
 
     /// Whether any link uses this relay channel.
     pub(super) fn uses(&self, channel: Channel) -> bool {
-        self.iter().any(|link| link.relay() == Some(channel))
+        self.on_channel(channel).next().is_some()
+    }
+
+    /// The links that use this relay channel.
+    pub(super) fn on_channel(&self, channel: Channel) -> impl Iterator<Item = u32> {
+        let links = self.by_channel.range((channel, 0)..=(channel, u32::MAX));
+        links.map(|&(_, index)| index)
     }
 
     pub(super) fn indices(&self) -> Vec<u32> {
@@ -112,6 +133,20 @@ impl Links {
     pub(super) fn refresh(&mut self, index: u32) {
         self.reschedule(index);
         self.ready.insert(index);
+        self.touch(index);
+    }
+
+    /// The links that were changed or removed since the last call; at the first call, all.
+    pub(super) fn take_touched(&mut self) -> BTreeSet<u32> {
+        self.touched
+            .replace(BTreeSet::new())
+            .unwrap_or_else(|| self.by_index.keys().copied().collect())
+    }
+
+    fn touch(&mut self, index: u32) {
+        if let Some(touched) = &mut self.touched {
+            touched.insert(index);
+        }
     }
 
     /// One of the links that may have output.
@@ -129,6 +164,12 @@ impl Links {
         let Some(entry) = self.by_index.get_mut(&index) else {
             return;
         };
+        let channel = entry.link.relay();
+        if channel != entry.channel {
+            let old = std::mem::replace(&mut entry.channel, channel);
+            old.map(|old| self.by_channel.remove(&(old, index)));
+            self.by_channel.extend(channel.map(|new| (new, index)));
+        }
         let deadline = entry.link.poll_timeout();
         if deadline == entry.deadline {
             return;

@@ -222,8 +222,8 @@ impl Node {
             return self.observer.watch(false, now);
         };
         self.observer.watch(true, now);
-        let strained = self.reach.eased_at.is_none_or(|at| at + EASE <= now)
-            && self.observer.is_strained(now);
+        let strained =
+            self.reach.eased_at.is_none_or(|at| at + EASE <= now) && self.observer.is_strained(now);
         if strained {
             self.reach.eased_at = Some(now);
             if let Some(link) = self.links.get_mut(index) {

@@ -43,7 +43,8 @@ impl Node {
                 self.events.push_back(Event::LinkUp { peer, cipher });
             }
             LinkEvent::Join(join) => self.admit(index, peer, &join, now),
-            LinkEvent::Welcome(welcome) => self.joined(welcome),
+            LinkEvent::Welcome(welcome) => self.joined(index, welcome, now),
+            LinkEvent::Network(network) => self.network(network),
             LinkEvent::Refused(refusal) => self.refused(refusal),
             LinkEvent::PathChanged(direct) => {
                 if direct.is_none() {
@@ -67,21 +68,39 @@ impl Node {
                 });
             }
             LinkEvent::PingLost { id } => self.events.push_back(Event::PingLost { peer, id }),
+            LinkEvent::Silent => self.link_silent(index, now),
             LinkEvent::Closed { reason } => self.link_closed(index, peer, reason, now),
         }
     }
 
     /// A link has keys: the one before it to the same peer ends.
     pub(super) fn establish(&mut self, index: u32, peer: PeerId, now: Instant) {
-        if let Some(before) = self.links.establish(peer, index) {
+        let before = self.links.establish(peer, index);
+        if let Some(before) = before {
             self.drop_link(before, now);
         }
         if let Side::Member(member) = &mut self.side {
+            member.link_established(index);
+            if before.is_some() {
+                let reason = "the hub did not answer on it any more and was linked anew".to_owned();
+                self.events.push_back(Event::LinkDown { peer, reason });
+            }
             let join = member.join(&self.host_name);
             if let Some(link) = self.links.get_mut(index) {
                 link.join(join, now);
             }
             self.settle_link(index, now);
+        }
+    }
+
+    /// Nothing comes on a link any more. When it is relayed, perhaps our own way to the rendezvous is what has ended; when it is
+    /// the one to the hub, perhaps the hub has forgotten it.
+    fn link_silent(&mut self, index: u32, now: Instant) {
+        if self.links.get(index).is_some_and(|link| !link.is_direct()) {
+            self.client.doubt(now);
+        }
+        if matches!(&self.side, Side::Member(member) if member.link() == Some(index)) {
+            self.renew(now);
         }
     }
 
@@ -137,9 +156,10 @@ impl Node {
                 self.set_reflexive(vec![observed], now);
                 self.events.push_back(Event::Registered { key, observed });
                 self.connect_now(now);
+                self.show_relays(now);
             }
             ClientEvent::Failed { reason, fatal } => {
-                self.rendezvous.state = "failed".to_owned();
+                self.rendezvous.state = if fatal { "failed" } else { "connecting" }.to_owned();
                 self.rendezvous.problem = Some(reason.clone());
                 self.events
                     .push_back(Event::RendezvousFailed { reason, fatal });
@@ -153,6 +173,24 @@ impl Node {
         }
     }
 
+    /// The rendezvous knows us anew, or at another address: links that we relay are to be heard from at once, since the other
+    /// end learns from a datagram by which channel it can answer.
+    fn show_relays(&mut self, now: Instant) {
+        let relayed = |link: &&Link| link.is_starter() && link.relay().is_some();
+        let relayed: Vec<u32> = self
+            .links
+            .iter()
+            .filter(relayed)
+            .map(Link::local_index)
+            .collect();
+        for index in relayed {
+            if let Some(link) = self.links.get_mut(index) {
+                link.check_alive(now);
+            }
+            self.settle_link(index, now);
+        }
+    }
+
     /// A relay channel is gone. A link whose handshake went over it cannot go on; one with keys lives on its direct path, or
     /// comes back with the next channel.
     pub(super) fn channel_closed(
@@ -162,19 +200,16 @@ impl Node {
         reason: CloseReason,
         now: Instant,
     ) {
-        for index in self.links.indices() {
-            let Some(link) = self
-                .links
-                .get_mut(index)
-                .filter(|link| link.relay() == Some(channel))
-            else {
+        let on_channel: Vec<u32> = self.links.on_channel(channel).collect();
+        for index in on_channel {
+            let Some(link) = self.links.get_mut(index) else {
                 continue;
             };
             link.set_relay(None);
             let established = link.is_established();
             if let Side::Member(member) = &mut self.side {
                 match (established, reason) {
-                    (true, _) => member.relay_lost(now),
+                    (true, _) => member.relay_lost(reason, now),
                     (false, CloseReason::NotRegistered) => member.hub_absent(index, now),
                     (false, _) => member.link_closed(index, now),
                 }
@@ -186,8 +221,18 @@ impl Node {
             }
         }
         let wanted = matches!(&self.side, Side::Member(member) if member.hub() == peer);
-        if wanted && reason == CloseReason::NotRegistered {
+        if !wanted {
+            return;
+        }
+        // Whoever is linked is there, whatever the rendezvous knows of it at the moment; and needs no channel when it is direct.
+        let link = self.links.of_peer(&peer).and_then(|it| self.links.get(it));
+        if reason == CloseReason::NotRegistered && link.is_none() {
             self.events.push_back(Event::PeerAbsent { peer });
+        }
+        if reason == CloseReason::Limit && link.is_none_or(|link| !link.is_direct()) {
+            let (reason, fatal) = (NO_CHANNEL.to_owned(), false);
+            self.events
+                .push_back(Event::RendezvousFailed { reason, fatal });
         }
     }
 
@@ -204,5 +249,8 @@ impl Node {
     }
 }
 
+/// Said when the rendezvous gives no channel.
+const NO_CHANNEL: &str = "the rendezvous gives no more relay channels to this hub now, because it or somebody at your address \
+    has as many as it may; it is asked again by and by";
 /// Reflexive addresses kept, newest first.
 const REFLEXIVE_MAX: usize = 4;

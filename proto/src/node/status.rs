@@ -33,7 +33,7 @@ pub struct Status {
 /// The registration at the rendezvous.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct RendezvousStatus {
-    /// "connecting", "registered" or "failed".
+    /// "connecting" (it is tried again by itself; the problem says why), "registered", or "failed" for good.
     pub state: String,
     /// The address in use.
     pub address: Option<SocketAddr>,

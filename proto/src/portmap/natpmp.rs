@@ -78,7 +78,8 @@ pub fn parse(bytes: &[u8]) -> Result<Answer, NotNatPmp> {
             lifetime: u32::from_be_bytes([l0, l1, l2, l3]),
             epoch: u32::from_be_bytes([e0, e1, e2, e3]),
         }),
-        [0, MAP_ANSWER | ADDRESS_ANSWER, _, _, ..] if bytes.len() >= 8 => Ok(Answer::Refused),
+        [0, MAP_ANSWER | ADDRESS_ANSWER, 0, 0, ..] => Err(NotNatPmp),
+        [0, MAP_ANSWER | ADDRESS_ANSWER, _, _, _, _, _, _, ..] => Ok(Answer::Refused),
         _ => Err(NotNatPmp),
     }
 }

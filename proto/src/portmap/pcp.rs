@@ -154,10 +154,7 @@ mod tests {
         let refused = "028100080000001e00000003000000000000000000000000d574fcfe\
                        ba064c03157ad29411000000b799b79900000000000000000000ffff\
                        c6336407";
-        assert!(matches!(
-            parse(&bytes(refused)),
-            Ok(Answer::Refused { .. })
-        ));
+        assert!(matches!(parse(&bytes(refused)), Ok(Answer::Refused { .. })));
     }
 
     proptest! {

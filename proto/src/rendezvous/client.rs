@@ -3,7 +3,7 @@
 //! ```text
 //!            connect            keys proved           Registered
 //!  Waiting ──────────▶ Connecting ──────▶ Registering ──────▶ Registered
-//!     ▲ back-off, next address    │ 6 s        │ 6 s             │ silent for 45 s, server gone
+//!     ▲ back-off, next address    │ 6 s        │ 6 s             │ silent for 15 s, server gone
 //!     └───────────────────────────┴────────────┴─────────────────┘          wrong key, other version ─▶ Ended
 //! ```
 //!
@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 use rand::rngs::StdRng;
 use rand::{Rng, RngExt, SeedableRng};
 
-use super::quic::{Event, Goodbye, Id, Lost, Quic, Received};
+use super::quic::{Event, Goodbye, Id, Lost, MAX_IDLE, Quic, Received};
 use super::{ALPN, Channel, CloseReason, ToPeer, ToRendezvous};
 use crate::Transmit;
 use crate::identity::{Identity, PeerId, tls};
@@ -79,10 +79,16 @@ pub struct Client {
     next_address: usize,
     /// Attempts that failed since the last registration.
     failures: u32,
+    /// Since when they fail.
+    failing_since: Option<Instant>,
     channels: BTreeMap<Channel, PeerId>,
     next_number: u32,
     /// The rendezvous must be heard of until then, because the network changed.
     probe: Option<Instant>,
+    /// When its latest datagram came.
+    heard: Instant,
+    /// When it was last asked because a peer had fallen silent.
+    doubted: Option<Instant>,
     events: VecDeque<ClientEvent>,
     rng: StdRng,
     last_now: Instant,
@@ -140,9 +146,12 @@ impl Client {
             state: State::Waiting { until: now },
             next_address: 0,
             failures: 0,
+            failing_since: None,
             channels: BTreeMap::new(),
             next_number: 2,
             probe: None,
+            heard: now,
+            doubted: None,
             events: VecDeque::new(),
             rng,
             last_now: now,
@@ -151,14 +160,16 @@ impl Client {
         }
     }
 
-    /// A QUIC datagram came in.
-    pub fn handle_datagram(&mut self, remote: SocketAddr, payload: &[u8], now: Instant) {
+    /// A QUIC datagram came in. Tells whether it belongs to our connection.
+    pub fn handle_datagram(&mut self, remote: SocketAddr, payload: &[u8], now: Instant) -> bool {
         self.last_now = now;
         let received = self.quic.handle_datagram(remote, payload, false, now);
         if received == Received::Known {
             self.probe = None;
+            self.heard = now;
         }
         self.handle_quic_events(now);
+        received == Received::Known
     }
 
     /// The time of [`Self::poll_timeout`] has come.
@@ -174,7 +185,7 @@ impl Client {
             | State::Registering {
                 server, deadline, ..
             } if deadline <= now => self.give_up(server, now),
-            State::Registered { server, .. } if self.probe.is_some_and(|due| due <= now) => {
+            State::Registered { server, .. } if self.heard_until() <= now => {
                 self.give_up(server, now);
             }
             State::Waiting { .. }
@@ -228,6 +239,21 @@ impl Client {
         }
     }
 
+    /// A peer that we relay to has fallen silent: perhaps it is us who are not heard. The same as [`Self::network_changed`], but
+    /// not while the rendezvous is being asked or was asked a moment ago.
+    pub fn doubt(&mut self, now: Instant) {
+        self.last_now = now;
+        let asked = self.doubted.is_some_and(|at| now < at + DOUBT_PAUSE);
+        if let State::Registered { server, .. } = self.state
+            && self.probe.is_none()
+            && !asked
+        {
+            self.doubted = Some(now);
+            self.quic.ping(server.id);
+            self.probe = Some(now + PROBE);
+        }
+    }
+
     /// Ends the registration for good.
     pub fn stop(&mut self, now: Instant) {
         self.last_now = now;
@@ -261,10 +287,22 @@ impl Client {
         (server.address == remote).then_some((peer, channel, relay::HEADER..datagram.len()))
     }
 
+    /// Where relayed datagrams go and come from; `None` while there is no registration.
+    #[must_use]
+    pub fn relay(&self) -> Option<SocketAddr> {
+        Some(self.registration()?.address)
+    }
+
     /// Where the rendezvous is that we are connected to, or try to.
     #[must_use]
     pub fn server(&self) -> Option<SocketAddr> {
         Some(self.current()?.address)
+    }
+
+    /// Where it may be.
+    #[must_use]
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
     }
 
     /// The key of the rendezvous, given or learnt.
@@ -299,11 +337,18 @@ impl Client {
             State::Connecting { deadline, .. } | State::Registering { deadline, .. } => {
                 Some(deadline)
             }
-            State::Registered { .. } => self.probe,
+            State::Registered { .. } => Some(self.heard_until()),
             State::Ended => None,
         };
         let quic = self.quic.poll_timeout(self.last_now);
         own.into_iter().chain(quic).min()
+    }
+
+    /// When a silent rendezvous is given up. QUIC's own idle timer begins anew with each keep-alive that is not answered
+    /// (RFC 9000, section 10.1), which is later.
+    fn heard_until(&self) -> Instant {
+        let idle = self.heard + MAX_IDLE;
+        self.probe.map_or(idle, |probe| probe.min(idle))
     }
 
     fn connect(&mut self, now: Instant) {
@@ -390,6 +435,7 @@ impl Client {
         };
         self.state = State::Registered { server, key };
         self.failures = 0;
+        self.failing_since = None;
         self.key = Some(key);
         self.events.push_back(ClientEvent::Registered {
             key,
@@ -472,12 +518,14 @@ impl Client {
         let fatal = false;
         self.events.push_back(ClientEvent::Failed { reason, fatal });
         if was_registered {
-            // The one that knew us is tried first.
+            // The one that knew us is tried first, and soon: it may just have started again.
             self.next_address = self.next_address.saturating_sub(1);
+            let delay = FIRST_BACK_OFF.mul_f64(self.rng.random());
+            return self.retry_at(now + delay);
         } else if self.next_address < self.addresses.len() {
             return self.retry_at(now);
         }
-        let delay = self.back_off();
+        let delay = self.back_off(now);
         self.failures = self.failures.saturating_add(1);
         self.retry_at(now + delay);
     }
@@ -494,9 +542,13 @@ impl Client {
         self.state = State::Waiting { until };
     }
 
-    /// Doubles from one second to half a minute; the second half of it is chance, so that not all peers come back at once.
-    fn back_off(&mut self) -> Duration {
-        let whole = (MIN_BACK_OFF * (1 << self.failures.min(5))).min(MAX_BACK_OFF);
+    /// Doubles from one second to a few, and after some minutes to half a minute; the second half of it is chance, so that not
+    /// all peers come back at once.
+    fn back_off(&mut self, now: Instant) -> Duration {
+        let since = *self.failing_since.get_or_insert(now);
+        let young = now.saturating_duration_since(since) < SHORT_PAUSES;
+        let longest = if young { YOUNG_BACK_OFF } else { MAX_BACK_OFF };
+        let whole = (MIN_BACK_OFF * (1 << self.failures.min(5))).min(longest);
         whole.mul_f64(0.5 + 0.5 * self.rng.random::<f64>())
     }
 
@@ -592,14 +644,21 @@ fn at_server(stun: SocketAddr, server: Server) -> SocketAddr {
 
 /// One attempt at one address: time for a handshake whose first datagrams are lost three times.
 const ATTEMPT: Duration = Duration::from_secs(6);
-/// The shortest and the longest time between two rounds through the addresses.
+/// The longest time from the loss of a registration to the first attempt at another.
+const FIRST_BACK_OFF: Duration = Duration::from_millis(500);
+/// The shortest time between two rounds through the addresses, the longest at first, and the longest after a while.
 const MIN_BACK_OFF: Duration = Duration::from_secs(1);
+const YOUNG_BACK_OFF: Duration = Duration::from_secs(5);
 const MAX_BACK_OFF: Duration = Duration::from_secs(30);
+/// So long attempts follow each other quickly: most outages are shorter.
+const SHORT_PAUSES: Duration = Duration::from_secs(300);
+/// Silent peers make us ask the rendezvous no more often than this.
+const DOUBT_PAUSE: Duration = Duration::from_secs(5);
 /// After a change of the network the rendezvous must be heard of within this.
 const PROBE: Duration = Duration::from_secs(3);
 /// Channels of our own at once: the rendezvous allows no more to one peer.
 const MAX_OWN_CHANNELS: usize = 256;
-/// Channels at once, whatever the rendezvous says.
-const MAX_CHANNELS: usize = 4096;
+/// Channels at once, whatever the rendezvous says: as many as it lets others open to one peer, and our own.
+const MAX_CHANNELS: usize = 4096 + MAX_OWN_CHANNELS;
 /// More STUN addresses than these are not taken.
 const MAX_STUN: usize = 4;

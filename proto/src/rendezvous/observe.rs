@@ -410,7 +410,10 @@ mod tests {
             observer.refresh(later);
             observer.handle_timeout(later);
         }
-        assert_eq!(answer_all(&mut observer, |_| address("192.0.2.1:5000"), later), 1);
+        assert_eq!(
+            answer_all(&mut observer, |_| address("192.0.2.1:5000"), later),
+            1
+        );
         assert_eq!(observer.reflexive(), [address("192.0.2.1:5000")]);
         observer.refresh(later);
         observer.handle_timeout(later);

@@ -11,7 +11,7 @@ use super::client::{Client, ClientEvent};
 use super::server::{Config, Limits, Server, ServerEvent};
 use super::{Channel, KEEP_ALIVE};
 use crate::identity::{Identity, PeerId};
-use crate::wire::{Kind, classify};
+use crate::wire::{Kind, classify, stun};
 use crate::{SocketId, Transmit};
 
 /// Some moment: tests count from it, and never ask what it is.
@@ -249,7 +249,9 @@ impl Pipe {
 impl End {
     fn receive(&mut self, from: SocketAddr, contents: &[u8], now: Instant) {
         match classify(contents) {
-            Some(Kind::Quic) => self.client.handle_datagram(from, contents, now),
+            Some(Kind::Quic) => {
+                self.client.handle_datagram(from, contents, now);
+            }
             Some(Kind::Relayed) => {
                 if let Some((peer, channel, inner)) = self.client.unwrap(from, contents) {
                     self.received
@@ -282,16 +284,30 @@ impl End {
     }
 }
 
+/// A rendezvous that answers STUN clients of other makers too.
+pub(super) fn compatible_server(limits: Limits, now: Instant) -> Server {
+    let config = Config {
+        stun: stun::Policy::Compatible,
+        ..config(limits)
+    };
+    Server::new(&identity(200), config, [1; 32], now)
+}
+
 /// A rendezvous with the key `number`.
 pub(super) fn new_server(number: u8, seed: u64, limits: Limits, now: Instant) -> Server {
-    let config = Config {
+    let seed = StdRng::seed_from_u64(seed).random();
+    Server::new(&identity(number), config(limits), seed, now)
+}
+
+fn config(limits: Limits) -> Config {
+    Config {
         addresses: vec![address(SERVER).ip()],
         port: 7777,
         alternate_port: Some(7778),
+        second_address: None,
+        stun: stun::Policy::Strict,
         limits,
-    };
-    let seed = StdRng::seed_from_u64(seed).random();
-    Server::new(&identity(number), config, seed, now)
+    }
 }
 
 /// Long enough for a keep-alive and its consequences.

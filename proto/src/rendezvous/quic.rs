@@ -270,6 +270,23 @@ impl<M: Decode<()>> Quic<M> {
         }
     }
 
+    /// Ends a connection and forgets it: one datagram says so, and nothing is kept to say it again.
+    pub(super) fn abandon(&mut self, id: Id, why: Goodbye, now: Instant) {
+        let Some(conversation) = self.conversations.get_mut(&id) else {
+            return;
+        };
+        conversation.close(why, now);
+        let mut contents = Vec::with_capacity(MAX_DATAGRAM);
+        let last = conversation.connection.poll_transmit(now, 1, &mut contents);
+        if let Some(last) = last.filter(|_| self.answers.len() < MAX_ANSWERS) {
+            contents.truncate(last.size);
+            self.answers.push_back((last.destination, contents));
+        }
+        let gone = quinn_proto::EndpointEvent::drained();
+        let _ = self.endpoint.handle_event(ConnectionHandle(id), gone);
+        self.forget(id);
+    }
+
     /// Lets the other side hear from us at once, from whatever address we have now.
     pub(super) fn ping(&mut self, id: Id) {
         if let Some(conversation) = self.conversations.get_mut(&id) {

@@ -22,18 +22,23 @@ use crate::identity::{Identity, PeerId, tls};
 use crate::wire::{self, Kind, relay, stun};
 use crate::{SocketId, Transmit};
 
+mod crowd;
 mod interface;
 mod limits;
 mod registry;
 
+use crowd::Crowds;
 pub use interface::{Config, Limits, ServerEvent, Stats};
 pub use limits::Rate;
-use limits::SourceBuckets;
+use limits::{Bucket, Network, SourceBuckets};
 pub use registry::RegistryLimits;
 use registry::{NoRoute, Notice, Registry, Slot};
 
-/// The second socket, which answers STUN alone.
+/// The second socket, at the other port; like all but the main one it answers STUN alone.
 pub const ALTERNATE: SocketId = SocketId(1);
+
+/// The sockets at the second address, at the main port and at the other.
+pub const SECOND: [SocketId; 2] = [SocketId(2), SocketId(3)];
 
 /// A rendezvous.
 pub struct Server {
@@ -41,9 +46,14 @@ pub struct Server {
     registry: Registry,
     config: Config,
     sources: SourceBuckets,
+    /// Sources that got answers larger than their requests, and all of them together.
+    favoured: SourceBuckets,
+    favours: Bucket,
     sessions: BTreeMap<Id, Session>,
     /// Connections that must register until then, or leave.
     deadlines: BTreeSet<(Instant, Id)>,
+    /// How many connections each source has.
+    crowds: Crowds,
     stun_answers: VecDeque<Transmit>,
     events: VecDeque<ServerEvent>,
     stats: Stats,
@@ -56,7 +66,15 @@ struct Session {
     state: State,
     /// The address that Retry proved when it began.
     first_address: SocketAddr,
+    /// Until then it must have registered, or hung up.
     deadline: Option<Instant>,
+}
+
+impl Session {
+    /// The source that it counts for.
+    const fn network(&self) -> Network {
+        Network::of(self.first_address.ip())
+    }
 }
 
 enum State {
@@ -88,10 +106,13 @@ impl Server {
         Self {
             quic: Quic::server(identity, tls, draw(), now),
             sources: SourceBuckets::new(draw(), now),
-            registry: Registry::new(config.limits.registry),
+            favoured: SourceBuckets::new(draw(), now),
+            favours: Bucket::full(now),
+            registry: Registry::new(config.limits.registry, draw(), now),
             config,
             sessions: BTreeMap::new(),
             deadlines: BTreeSet::new(),
+            crowds: Crowds::default(),
             stun_answers: VecDeque::new(),
             events: VecDeque::new(),
             stats: Stats::default(),
@@ -123,13 +144,42 @@ impl Server {
         None
     }
 
+    /// Datagrams of `stride` bytes (the last perhaps shorter) came in a row by the main socket from one place. As many from the
+    /// first on as are to be relayed on one channel are rewritten in place: gives where to, and where in `row` they end.
+    /// The others are to be given to [`Self::handle_datagram`].
+    pub fn handle_row(
+        &mut self,
+        remote: SocketAddr,
+        row: &mut [u8],
+        stride: usize,
+        now: Instant,
+    ) -> Option<(SocketAddr, usize)> {
+        let (channel, _) = relay::parse(row.get(..stride.min(row.len()))?).ok()?;
+        let header = relay::header(channel);
+        let alike =
+            |datagram: &&[u8]| datagram.len() > header.len() && datagram.starts_with(&header);
+        let (mut count, mut end) = (0, 0);
+        for datagram in row.chunks(stride).take_while(alike) {
+            count += 1;
+            end += datagram.len();
+        }
+        let (destination, channel) = self.registry.route(remote, channel, end, now).ok()?;
+        self.last_now = now;
+        for datagram in row.get_mut(..end)?.chunks_mut(stride) {
+            relay::readdress(datagram, channel);
+        }
+        self.stats.relayed_datagrams += count;
+        self.stats.relayed_bytes += end as u64;
+        Some((destination, end))
+    }
+
     /// The time of [`Self::poll_timeout`] has come.
     pub fn handle_timeout(&mut self, now: Instant) {
         self.last_now = now;
         while let Some(&(due, id)) = self.deadlines.first()
             && due <= now
         {
-            self.hang_up(id, Goodbye::Limit, now);
+            self.abandon(id, now);
             self.deadlines.remove(&(due, id));
         }
         self.quic.handle_timeout(now);
@@ -140,6 +190,7 @@ impl Server {
     pub fn stop(&mut self, now: Instant) {
         self.last_now = now;
         self.deadlines.clear();
+        self.crowds = Crowds::default();
         for id in std::mem::take(&mut self.sessions).into_keys() {
             self.quic.close(id, Goodbye::Stopped, now);
         }
@@ -216,7 +267,7 @@ impl Server {
     /// Whether an unproven source may have one more datagram read.
     fn admit_source(&mut self, remote: SocketAddr, now: Instant) -> bool {
         let rate = self.config.limits.unproven;
-        let admitted = self.sources.take(remote.ip(), 1, rate, now);
+        let admitted = self.sources.take(Network::of(remote.ip()), 1, rate, now);
         self.stats.dropped_limit += u64::from(!admitted);
         admitted
     }
@@ -225,35 +276,76 @@ impl Server {
         if self.stun_answers.len() >= MAX_STUN_ANSWERS || !self.admit_source(remote, now) {
             return;
         }
-        let Some(contents) = stun::answer(payload, remote, &self.stun_addresses(socket, remote))
-        else {
+        let policy = self.config.stun;
+        let wanted = |change| self.stun_addresses(socket, change, remote);
+        let Some(reply) = stun::reply(payload, remote, policy, wanted) else {
             self.stats.dropped_malformed += 1;
             return;
         };
+        if reply.is_larger_than(payload) {
+            if !self.admit_favour(remote, now) {
+                return;
+            }
+            self.stats.larger_answers += 1;
+        }
         self.stats.stun_answers += 1;
         self.stun_answers.push_back(Transmit {
-            socket,
-            ..Transmit::datagram(remote, contents)
+            socket: moved(socket, reply.change).unwrap_or(socket),
+            ..Transmit::datagram(remote, reply.contents)
         });
     }
 
-    /// The addresses of our two sockets, of the family of `remote`.
-    fn stun_addresses(&self, socket: SocketId, remote: SocketAddr) -> stun::ServerAddresses {
-        let main = self.config.port;
-        let alternate = self.config.alternate_port;
-        let known = self.config.addresses.iter().copied();
-        let known = known
-            .filter(|ip| ip.is_ipv4() == remote.is_ipv4())
-            .find(|ip| !ip.is_unspecified());
-        let (own, other) = if socket == SocketId::MAIN {
-            (main, alternate)
-        } else {
-            (alternate.unwrap_or(main), Some(main))
+    /// Whether a source may have one more answer that is larger than its request.
+    fn admit_favour(&mut self, remote: SocketAddr, now: Instant) -> bool {
+        let limits = &self.config.limits;
+        let network = Network::of(remote.ip());
+        let admitted = self.favoured.take(network, 1, limits.larger_answers, now)
+            && self.favours.take(1, limits.larger_answers_in_all, now);
+        self.stats.dropped_limit += u64::from(!admitted);
+        admitted
+    }
+
+    /// The address of the socket that an answer is wanted from, and of the one that differs from the one that was asked in all
+    /// that it can. `None` when there is no such socket.
+    fn stun_addresses(
+        &self,
+        asked: SocketId,
+        change: stun::Change,
+        remote: SocketAddr,
+    ) -> Option<stun::ServerAddresses> {
+        let both = stun::Change {
+            address: self.second_address(remote).is_some(),
+            port: true,
         };
-        stun::ServerAddresses {
-            origin: SocketAddr::new(known.unwrap_or_else(|| unspecified(remote)), own),
-            other: known.zip(other).map(|(ip, port)| SocketAddr::new(ip, port)),
-        }
+        let other = self.stun_address(moved(asked, both)?, remote);
+        Some(stun::ServerAddresses {
+            origin: self.stun_address(moved(asked, change)?, remote)?,
+            other: other.filter(|other| !other.ip().is_unspecified()),
+        })
+    }
+
+    /// The address of a socket in the family of `remote`, unspecified when it is not known. `None` when there is no such socket.
+    fn stun_address(&self, socket: SocketId, remote: SocketAddr) -> Option<SocketAddr> {
+        let second = self.second_address(remote);
+        let alike = |ip: &IpAddr| ip.is_ipv4() == remote.is_ipv4() && Some(*ip) != second;
+        let mut first = self.config.addresses.iter().copied().filter(alike);
+        let ip = if socket.0 & 2 != 0 {
+            second?
+        } else {
+            let known = first.find(|ip| !ip.is_unspecified());
+            known.unwrap_or_else(|| unspecified(remote))
+        };
+        let port = if socket.0 & 1 != 0 {
+            self.config.alternate_port?
+        } else {
+            self.config.port
+        };
+        Some(SocketAddr::new(ip, port))
+    }
+
+    fn second_address(&self, remote: SocketAddr) -> Option<IpAddr> {
+        let second = self.config.second_address;
+        second.filter(|ip| ip.is_ipv4() == remote.is_ipv4())
     }
 
     fn handle_quic(&mut self, remote: SocketAddr, payload: &[u8], now: Instant) {
@@ -261,8 +353,10 @@ impl Server {
             return;
         }
         let limits = &self.config.limits;
-        let admit = self.deadlines.len() < limits.handshakes
-            && self.quic.len() < limits.registry.peers + limits.handshakes;
+        // Those that have said goodbye and are not gone yet are counted too.
+        let leaving =
+            (self.quic.len() - self.registry.peers()).saturating_sub(self.crowds.half_open());
+        let admit = leaving < limits.handshakes;
         match self.quic.handle_datagram(remote, payload, admit, now) {
             Received::Accepted(id) => self.begin(id, remote, now),
             Received::Dropped => self.stats.dropped_malformed += 1,
@@ -272,14 +366,42 @@ impl Server {
     }
 
     fn begin(&mut self, id: Id, remote: SocketAddr, now: Instant) {
-        let deadline = now + REGISTER_WITHIN;
-        self.deadlines.insert((deadline, id));
         let session = Session {
             state: State::Handshaking,
             first_address: remote,
-            deadline: Some(deadline),
+            deadline: None,
         };
+        let network = session.network();
         self.sessions.insert(id, session);
+        self.hurry(id, now);
+        let (of_source, all) = (
+            self.config.limits.handshakes_per_source,
+            self.config.limits.handshakes,
+        );
+        while let Some(oldest) = self.crowds.surplus(network, of_source, all) {
+            self.stats.dropped_half_open += 1;
+            self.abandon(oldest, now);
+        }
+    }
+
+    /// From now on a connection has little time to register, or to hang up.
+    fn hurry(&mut self, id: Id, now: Instant) {
+        if let Some(session) = self.sessions.get_mut(&id) {
+            let deadline = now + REGISTER_WITHIN;
+            session.deadline = Some(deadline);
+            self.deadlines.insert((deadline, id));
+            self.crowds.enter(session.network(), deadline, id);
+        }
+    }
+
+    /// A connection has all the time that it wants, or is over.
+    fn relax(&mut self, id: Id) {
+        if let Some(session) = self.sessions.get_mut(&id)
+            && let Some(deadline) = session.deadline.take()
+        {
+            self.deadlines.remove(&(deadline, id));
+            self.crowds.leave(session.network(), deadline, id);
+        }
     }
 
     fn handle_quic_events(&mut self, now: Instant) {
@@ -328,8 +450,13 @@ impl Server {
         let Some(session) = self.sessions.get_mut(&id) else {
             return;
         };
-        let address = session.first_address;
+        let (address, network) = (session.first_address, session.network());
+        let of_source = self.config.limits.peers_per_source;
+        if !self.crowds.register(network, of_source) {
+            return self.hang_up(id, Goodbye::Limit, now);
+        }
         let Some(slot) = self.registry.register(peer, id, address, now) else {
+            self.crowds.unregister(network);
             return self.hang_up(id, Goodbye::Limit, now);
         };
         session.state = State::Registered {
@@ -337,9 +464,7 @@ impl Server {
             slot,
             moving: None,
         };
-        if let Some(deadline) = session.deadline.take() {
-            self.deadlines.remove(&(deadline, id));
-        }
+        self.relax(id);
         self.stats.registrations += 1;
         self.events
             .push_back(ServerEvent::Registered { peer, address });
@@ -354,13 +479,12 @@ impl Server {
     /// Ends the former registration of a key that registers anew: whoever proves the key last has it.
     fn replace(&mut self, former: Id, slot: Slot, peer: PeerId, now: Instant) {
         let notices = self.registry.remove(slot);
-        self.tell(notices, CloseReason::PeerGone, now);
+        self.tell(notices, CloseReason::PeerReturned, now);
         self.quic.send(former, &ToPeer::Replaced, now);
         if let Some(session) = self.sessions.get_mut(&former) {
-            let deadline = now + REGISTER_WITHIN;
             session.state = State::Replaced;
-            session.deadline = Some(deadline);
-            self.deadlines.insert((deadline, former));
+            self.crowds.unregister(session.network());
+            self.hurry(former, now);
         }
         self.events.push_back(ServerEvent::Replaced { peer });
     }
@@ -370,11 +494,12 @@ impl Server {
             return;
         };
         let alternate = self.config.alternate_port.into_iter();
+        let alternate = alternate.map(|port| SocketAddr::new(unspecified(observed), port));
+        let second = self.second_address(observed).into_iter();
+        let second = second.map(|ip| SocketAddr::new(ip, self.config.port));
         let registered = ToPeer::Registered {
             observed,
-            stun: alternate
-                .map(|port| SocketAddr::new(unspecified(observed), port))
-                .collect(),
+            stun: alternate.chain(second).collect(),
             features: 0,
         };
         self.quic.send(id, &registered, now);
@@ -395,6 +520,7 @@ impl Server {
         };
         match opened {
             Ok(other) => {
+                self.tell(other.displaced, CloseReason::Limit, now);
                 let channel = other.channel;
                 let incoming = ToPeer::Incoming { channel, peer };
                 self.quic.send(other.connection, &incoming, now);
@@ -443,20 +569,25 @@ impl Server {
 
     /// Ends a connection that is not registered.
     fn hang_up(&mut self, id: Id, why: Goodbye, now: Instant) {
+        self.relax(id);
+        self.sessions.remove(&id);
         self.quic.close(id, why, now);
-        if let Some(deadline) = self.sessions.remove(&id).and_then(|it| it.deadline) {
-            self.deadlines.remove(&(deadline, id));
-        }
+    }
+
+    /// The same for one that has taken too long: nothing is kept of it.
+    fn abandon(&mut self, id: Id, now: Instant) {
+        self.relax(id);
+        self.sessions.remove(&id);
+        self.quic.abandon(id, Goodbye::Limit, now);
     }
 
     fn end(&mut self, id: Id, why: &Lost, now: Instant) {
+        self.relax(id);
         let Some(session) = self.sessions.remove(&id) else {
             return;
         };
-        if let Some(deadline) = session.deadline {
-            self.deadlines.remove(&(deadline, id));
-        }
         if let State::Registered { peer, slot, .. } = session.state {
+            self.crowds.unregister(session.network());
             let notices = self.registry.remove(slot);
             self.tell(notices, CloseReason::PeerGone, now);
             let reason = reason(why);
@@ -480,6 +611,20 @@ impl Server {
             self.quic.send(connection, &closed, now);
         }
     }
+}
+
+#[cfg(test)]
+impl Server {
+    /// Entries of all tables that grow with who comes.
+    pub(super) fn remembered(&self) -> usize {
+        self.sessions.len() + self.deadlines.len() + self.crowds.half_open() + self.registry.peers()
+    }
+}
+
+/// The socket that differs from this one in what is wanted.
+fn moved(socket: SocketId, change: stun::Change) -> Option<SocketId> {
+    let (port, address) = (u16::from(change.port), 2 * u16::from(change.address));
+    (socket.0 < 4).then_some(SocketId(socket.0 ^ port ^ address))
 }
 
 fn reason(why: &Lost) -> String {

@@ -1,15 +1,16 @@
 //! Both halves of the conversation, joined by a pipe of datagrams that may lose and reorder them.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use proptest::prelude::*;
 
 use super::client::{Client, ClientEvent};
-use super::pipe::{A_WHILE, Pipe, SERVER, address, identity, new_server};
+use super::pipe::{A_WHILE, Pipe, SERVER, address, compatible_server, identity, new_server};
 use super::server::{Limits, Rate, RegistryLimits, ServerEvent};
 use super::{Channel, CloseReason, ToRendezvous};
 use crate::SocketId;
-use crate::wire::relay;
+use crate::wire::{relay, stun};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -371,10 +372,13 @@ fn channels_of_ones_own_are_open_again_after_a_reconnection() {
     pipe.run(SECOND);
     assert_eq!(pipe.ends[1].received.len(), 1);
     let gone = |end: &super::pipe::End| {
-        let reason = CloseReason::PeerGone;
         let events = end.events.iter();
-        let gone = events
-            .filter(|it| matches!(it, ClientEvent::Closed { reason: it, .. } if *it == reason));
+        let gone = events.filter(|it| {
+            let ClientEvent::Closed { reason, .. } = it else {
+                return false;
+            };
+            matches!(reason, CloseReason::PeerGone | CloseReason::PeerReturned)
+        });
         gone.count()
     };
     assert_eq!(gone(&pipe.ends[0]), 1, "the one that the other had opened");
@@ -385,6 +389,16 @@ fn channels_of_ones_own_are_open_again_after_a_reconnection() {
             .wrap(back.expect("room"), b"x")
             .is_none()
     );
+    let returned = |it: &ClientEvent| {
+        matches!(
+            it,
+            ClientEvent::Closed {
+                reason: CloseReason::PeerReturned,
+                ..
+            }
+        )
+    };
+    assert!(pipe.ends[1].events.iter().any(returned));
 }
 
 #[test]
@@ -458,6 +472,136 @@ fn who_connects_and_does_not_register_is_shown_the_door() {
     pipe.ends.clear();
     pipe.run(SECOND * 30);
     assert_eq!(pipe.server.stats().connections, 0);
+}
+
+#[test]
+fn a_source_that_only_begins_loses_its_oldest_and_keeps_nobody_else_out() {
+    let limits = Limits {
+        handshakes: 8,
+        handshakes_per_source: 4,
+        ..Limits::default()
+    };
+    let mut pipe = Pipe::with_limits(25, limits);
+    for number in 0..40 {
+        let client = pipe.client(1, None);
+        let end = pipe.add_client(client, &format!("198.51.100.1:{}", 4000 + number));
+        pipe.ends[end].client.keep_quiet();
+    }
+    pipe.run(Duration::from_millis(200));
+    let stats = pipe.server.stats();
+    assert_eq!(stats.connections, 4);
+    assert!(stats.dropped_half_open >= 36, "{stats:?}");
+    for number in 2..12 {
+        pipe.add(number);
+    }
+    pipe.run(SECOND);
+    assert!(pipe.ends[40..].iter().all(|it| it.client.is_registered()));
+    pipe.ends.truncate(40);
+    pipe.run(SECOND * 5);
+    assert!(pipe.server.stats().connections <= 4 + 10, "nothing lingers");
+}
+
+#[test]
+fn one_address_has_no_more_than_its_share_of_registrations() {
+    let limits = Limits {
+        peers_per_source: 2,
+        ..Limits::default()
+    };
+    let mut pipe = Pipe::with_limits(26, limits);
+    for number in 1..=3 {
+        let client = pipe.client(number, None);
+        pipe.add_client(
+            client,
+            &format!("198.51.100.1:{}", 4000 + u16::from(number)),
+        );
+        pipe.run(SECOND);
+    }
+    pipe.add(4);
+    pipe.run(SECOND);
+    let registered = |pipe: &Pipe| -> Vec<bool> {
+        let ends = pipe.ends.iter();
+        ends.map(|end| end.client.is_registered()).collect()
+    };
+    assert_eq!(registered(&pipe), [true, true, false, true]);
+    let failures = pipe.ends[2].failures();
+    assert!(
+        failures[0].0.contains("takes no more peers"),
+        "{failures:?}"
+    );
+    // The same key again is no peer more.
+    let client = pipe.client(2, None);
+    let again = pipe.add_client(client, "198.51.100.1:5000");
+    pipe.run(Duration::from_millis(500));
+    assert!(pipe.ends[again].client.is_registered());
+    pipe.ends[0].client.stop(pipe.now);
+    pipe.run(SECOND * 60);
+    assert!(pipe.ends[2].client.is_registered(), "there is room now");
+}
+
+/// TRAVERSAL goal G6: whatever claims to come from whom, nothing is kept of it.
+#[test]
+fn a_flood_from_false_addresses_leaves_nothing_behind() {
+    let mut pipe = Pipe::new(27);
+    let mut client = pipe.client(1, None);
+    client.handle_timeout(pipe.now);
+    let initial = client.poll_transmit(pipe.now).expect("an Initial").contents;
+    let question = stun::encode_request([5; 12], None, None, Some(stun::REQUEST_SIZE));
+    for number in 0..50_000_u32 {
+        let source = std::net::Ipv4Addr::from_bits(0x0a00_0000 + number * 77);
+        let source = SocketAddr::new(source.into(), 1024);
+        for mut datagram in [initial.clone(), question.clone(), vec![34, 0, 0, 2, 9]] {
+            // The driver is busy: nothing is taken out meanwhile.
+            let server = &mut pipe.server;
+            server.handle_datagram(SocketId::MAIN, source, &mut datagram, pipe.now);
+        }
+    }
+    let waiting = std::iter::from_fn(|| pipe.server.poll_transmit(pipe.now)).count();
+    assert!((1..=2048).contains(&waiting), "{waiting}");
+    assert_eq!(pipe.server.stats().connections, 0);
+    assert_eq!(pipe.server.remembered(), 0);
+    assert_eq!(pipe.server.poll_timeout(), None);
+    pipe.add(1);
+    pipe.run(SECOND);
+    assert!(pipe.ends[0].client.is_registered());
+}
+
+#[test]
+fn answers_that_are_larger_than_their_questions_are_few_for_each_and_for_all() {
+    let rate = |burst| Rate {
+        burst,
+        per_second: 1,
+    };
+    let limits = Limits {
+        larger_answers: rate(5),
+        larger_answers_in_all: rate(30),
+        ..Limits::default()
+    };
+    let mut pipe = Pipe::new(28);
+    pipe.server = compatible_server(limits, pipe.now);
+    let bare = [&[0, 1, 0, 0][..], &[9; 16]].concat();
+    let padded = stun::encode_request([5; 12], None, None, Some(stun::REQUEST_SIZE));
+    let mut ask = |number: u8, question: &[u8], times: usize| {
+        let source = address(&format!("198.51.100.{number}:4000"));
+        let mut answers = 0;
+        for _ in 0..times {
+            let server = &mut pipe.server;
+            let mut question = question.to_vec();
+            server.handle_datagram(SocketId::MAIN, source, &mut question, pipe.now);
+            answers += std::iter::from_fn(|| server.poll_transmit(pipe.now)).count();
+        }
+        answers
+    };
+    assert_eq!(ask(1, &bare, 50), 5, "one source");
+    assert_eq!(ask(2, &bare, 1), 1, "others are still served");
+    let all: usize = (3..100).map(|number| ask(number, &bare, 1)).sum();
+    assert_eq!(all, 24, "but not all at once");
+    assert_eq!(
+        ask(1, &padded, 10),
+        10,
+        "who asks in enough bytes needs no favour"
+    );
+    let stats = pipe.server.stats();
+    assert_eq!((stats.larger_answers, stats.stun_answers), (30, 40));
 }
 
 #[test]

@@ -3,12 +3,14 @@
 //! A hash table, because every frame asks it twice; its hash is keyed, so that nobody outside can choose addresses that
 //! collide. Whatever is shown from it is sorted first: its own order depends on the key.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::{BuildHasher, Hasher};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rand::Rng;
 
+use super::fib::{Fib, PortNumber};
 use super::{Config, PortId};
 use crate::bucket::Bucket;
 use crate::wire::ethernet::MacAddr;
@@ -45,6 +47,9 @@ pub(super) struct Table {
     max_stations: usize,
     max_stations_per_port: usize,
     next_sweep: Option<Instant>,
+    /// The same for readers, once there are any.
+    fib: Option<Arc<Fib>>,
+    hash: Keyed,
 }
 
 #[derive(Debug)]
@@ -57,6 +62,7 @@ struct Station {
 
 #[derive(Debug)]
 struct Port {
+    number: PortNumber,
     stations: usize,
     /// What it may still flood.
     bucket: Bucket,
@@ -64,8 +70,11 @@ struct Port {
 
 impl Table {
     pub(super) fn new(config: &Config, rng: &mut impl Rng) -> Self {
+        let hash = Keyed::new(rng);
         Self {
-            stations: HashMap::with_hasher(Keyed::new(rng)),
+            hash,
+            fib: None,
+            stations: HashMap::with_hasher(hash),
             ports: BTreeMap::new(),
             ageing_time: config.ageing_time,
             max_stations: config.max_stations,
@@ -75,13 +84,54 @@ impl Table {
     }
 
     pub(super) fn add_port(&mut self, port: PortId, bucket: Bucket) {
-        let stations = 0;
-        self.ports.insert(port, Port { stations, bucket });
+        let taken: BTreeSet<PortNumber> = self.ports.values().map(|it| it.number).collect();
+        let number = (1..PortNumber::MAX).find(|number| !taken.contains(number));
+        let added = Port {
+            number: number.unwrap_or(0),
+            stations: 0,
+            bucket,
+        };
+        self.ports.insert(port, added);
+    }
+
+    /// The number by which readers know a port; 0 when there were too many.
+    pub(super) fn number(&self, port: PortId) -> Option<PortNumber> {
+        self.ports.get(&port).map(|port| port.number)
+    }
+
+    /// The table for readers; kept up to date from the first call on.
+    pub(super) fn fib(&mut self, now: Instant) -> Arc<Fib> {
+        if let Some(fib) = &self.fib {
+            return Arc::clone(fib);
+        }
+        let fib = Arc::new(Fib::new(
+            self.hash,
+            self.max_stations,
+            self.ageing_time,
+            now,
+        ));
+        #[allow(
+            clippy::iter_over_hash_type,
+            reason = "the order of entries shows nowhere"
+        )]
+        for (key, station) in &self.stations {
+            let number = self.ports.get(&station.port).map_or(0, |port| port.number);
+            fib.set(unkey(*key), number, station.heard);
+        }
+        self.fib = Some(Arc::clone(&fib));
+        fib
     }
 
     pub(super) fn remove_port(&mut self, port: PortId) {
         self.ports.remove(&port);
-        self.stations.retain(|_, station| station.port != port);
+        let fib = self.fib.as_deref();
+        self.stations.retain(|key, station| {
+            let keep = station.port != port;
+            if let (false, Some(fib)) = (keep, fib) {
+                fib.remove(unkey(*key));
+            }
+            keep
+        });
         if self.stations.is_empty() {
             self.next_sweep = None;
         }
@@ -93,7 +143,12 @@ impl Table {
         if let Some(station) = known
             && station.port == port
         {
-            station.heard = station.heard.max(now);
+            let silent = station.heard.max(now);
+            // Readers may have thought it forgotten.
+            if let (Some(fib), Some(port)) = (&self.fib, self.ports.get(&port)) {
+                fib.set(mac, port.number, silent);
+            }
+            station.heard = silent;
             Learnt::Known
         } else {
             self.learn_anew(mac, port, now)
@@ -102,7 +157,8 @@ impl Table {
 
     pub(super) fn port_of(&self, mac: MacAddr, now: Instant) -> Option<PortId> {
         let station = self.stations.get(&key(mac))?;
-        (!station.is_aged(self.ageing_time, now)).then_some(station.port)
+        let heard = self.heard(mac, station);
+        (!is_aged(heard, self.ageing_time, now)).then_some(station.port)
     }
 
     /// The bucket of the station `mac`, if it has been learnt behind `port`.
@@ -121,10 +177,16 @@ impl Table {
             return 0;
         }
         let (ageing_time, ports, mut aged) = (self.ageing_time, &mut self.ports, 0);
-        self.stations.retain(|_, station| {
-            let keep = !station.is_aged(ageing_time, now);
+        let fib = self.fib.as_deref();
+        self.stations.retain(|key, station| {
+            let read = fib.and_then(|fib| fib.heard(unkey(*key)));
+            station.heard = read.map_or(station.heard, |read| read.max(station.heard));
+            let keep = !is_aged(station.heard, ageing_time, now);
             if !keep {
                 aged += 1;
+                if let Some(fib) = fib {
+                    fib.remove(unkey(*key));
+                }
                 Port::leave(ports, station.port);
             }
             keep
@@ -140,8 +202,13 @@ impl Table {
     pub(super) fn rows(&self, now: Instant) -> Vec<Row> {
         let heard = self.stations.iter();
         let mut rows: Vec<Row> = heard
-            .filter(|(_, station)| !station.is_aged(self.ageing_time, now))
-            .map(|(key, station)| station.row(*key, now))
+            .map(|(key, station)| (unkey(*key), station.port, self.heard(unkey(*key), station)))
+            .filter(|(.., heard)| !is_aged(*heard, self.ageing_time, now))
+            .map(|(mac, port, heard)| Row {
+                mac,
+                port,
+                age: now.saturating_duration_since(heard),
+            })
             .collect();
         rows.sort_unstable();
         rows
@@ -159,6 +226,9 @@ impl Table {
             return Learnt::NoRoom;
         }
         new.stations += 1;
+        if let Some(fib) = &self.fib {
+            fib.set(mac, new.number, now);
+        }
         let (heard, bucket) = (now, Bucket::full(now));
         let station = Station {
             port,
@@ -173,29 +243,20 @@ impl Table {
         })
     }
 
+    /// When the station was heard last, by the switch or by readers of its table.
+    fn heard(&self, mac: MacAddr, station: &Station) -> Instant {
+        let read = self.fib.as_deref().and_then(|fib| fib.heard(mac));
+        read.map_or(station.heard, |read| read.max(station.heard))
+    }
+
     fn sweep_after(&self, now: Instant) -> Instant {
         let interval = (self.ageing_time / 10).max(MIN_SWEEP_INTERVAL);
         now.checked_add(interval).unwrap_or(now)
     }
 }
 
-impl Station {
-    fn is_aged(&self, ageing_time: Duration, now: Instant) -> bool {
-        self.age(now) >= ageing_time
-    }
-
-    fn age(&self, now: Instant) -> Duration {
-        now.saturating_duration_since(self.heard)
-    }
-
-    fn row(&self, key: u64, now: Instant) -> Row {
-        let [_, _, mac @ ..] = key.to_be_bytes();
-        Row {
-            mac: MacAddr(mac),
-            port: self.port,
-            age: self.age(now),
-        }
-    }
+fn is_aged(heard: Instant, ageing_time: Duration, now: Instant) -> bool {
+    now.saturating_duration_since(heard) >= ageing_time
 }
 
 impl Port {
@@ -212,16 +273,21 @@ const fn key(mac: MacAddr) -> u64 {
     u64::from_be_bytes([0, 0, a, b, c, d, e, g])
 }
 
+const fn unkey(key: u64) -> MacAddr {
+    let [_, _, mac @ ..] = key.to_be_bytes();
+    MacAddr(mac)
+}
+
 /// Multiply-shift hashing (Dietzfelbinger, 1996): the upper half of a·x + b for 128-bit random a and b. Over the choice of
 /// a and b, any two addresses collide no more often than chance has it; whoever does not see a and b cannot do better.
 #[derive(Clone, Copy)]
-struct Keyed {
+pub(super) struct Keyed {
     a: u128,
     b: u128,
 }
 
 impl Keyed {
-    fn new(rng: &mut impl Rng) -> Self {
+    pub(super) fn new(rng: &mut impl Rng) -> Self {
         let mut word = || (u128::from(rng.next_u64()) << 64) | u128::from(rng.next_u64());
         Self {
             a: word(),
@@ -248,7 +314,7 @@ impl BuildHasher for Keyed {
     }
 }
 
-struct MultiplyShift {
+pub(super) struct MultiplyShift {
     key: Keyed,
     hash: u64,
 }

@@ -22,12 +22,16 @@ const FRAGMENT: u8 = 2;
 const SEGMENT: u8 = 3;
 const PING: u8 = 4;
 const PONG: u8 = 5;
+const OPEN_FRAME: u8 = 6;
 
 /// One thing said inside a sealed datagram.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Chunk<'a> {
     /// A whole Ethernet frame.
     Frame(&'a [u8]),
+    /// The same with an open checksum: in its TCP or UDP header stands the sum of the pseudo-header alone. Only for who
+    /// says [`super::control::OPEN_FRAMES`].
+    OpenFrame(&'a [u8]),
     /// A part of one.
     Fragment(Fragment<'a>),
     /// The body of an ARQ segment.
@@ -78,7 +82,9 @@ impl Chunk<'_> {
     #[must_use]
     pub const fn encoded_len(&self) -> usize {
         match self {
-            Self::Frame(bytes) | Self::Segment(bytes) => HEADER + bytes.len(),
+            Self::Frame(bytes) | Self::OpenFrame(bytes) | Self::Segment(bytes) => {
+                HEADER + bytes.len()
+            }
             Self::Fragment(fragment) => FRAGMENT_HEADER + fragment.bytes.len(),
             Self::Ping { .. } => HEADER + 8,
             Self::Pong { .. } => HEADER + 10,
@@ -95,7 +101,9 @@ impl Chunk<'_> {
         payload.extend([self.kind(), 0]);
         payload.extend(length.to_be_bytes());
         match *self {
-            Self::Frame(bytes) | Self::Segment(bytes) => payload.extend_from_slice(bytes),
+            Self::Frame(bytes) | Self::OpenFrame(bytes) | Self::Segment(bytes) => {
+                payload.extend_from_slice(bytes);
+            }
             Self::Fragment(fragment) => {
                 payload.extend(fragment.number.to_be_bytes());
                 payload.extend(fragment.offset.to_be_bytes());
@@ -114,12 +122,34 @@ impl Chunk<'_> {
     const fn kind(&self) -> u8 {
         match self {
             Self::Frame(_) => FRAME,
+            Self::OpenFrame(_) => OPEN_FRAME,
             Self::Fragment(_) => FRAGMENT,
             Self::Segment(_) => SEGMENT,
             Self::Ping { .. } => PING,
             Self::Pong { .. } => PONG,
         }
     }
+}
+
+/// The header of a chunk that carries a whole frame of `length` bytes, for who writes the frame behind it in place;
+/// `open` as in [`Chunk::OpenFrame`]. `None` when it is too long for a chunk.
+#[must_use]
+pub fn frame_header(length: usize, open: bool) -> Option<[u8; HEADER]> {
+    let [high, low] = u16::try_from(length).ok()?.to_be_bytes();
+    Some([if open { OPEN_FRAME } else { FRAME }, 0, high, low])
+}
+
+/// The same for a part of a frame.
+#[must_use]
+pub fn part_header(part: &Fragment<'_>) -> Option<[u8; FRAGMENT_HEADER]> {
+    let mut header = [0; FRAGMENT_HEADER];
+    let length = u16::try_from(FRAGMENT_HEADER - HEADER + part.bytes.len()).ok()?;
+    header[0] = FRAGMENT;
+    header[2..4].copy_from_slice(&length.to_be_bytes());
+    header[4..8].copy_from_slice(&part.number.to_be_bytes());
+    header[8..12].copy_from_slice(&part.offset.to_be_bytes());
+    header[12..].copy_from_slice(&part.total.to_be_bytes());
+    Some(header)
 }
 
 /// The chunks of a plaintext, in order. Ends at padding, at the end, or behind the first error.
@@ -161,6 +191,12 @@ impl<'a> Iterator for Chunks<'a> {
 }
 
 impl<'a> Chunks<'a> {
+    /// Bytes that have not been read: what was read last ends so many bytes before the end.
+    #[must_use]
+    pub const fn left(&self) -> usize {
+        self.rest.len()
+    }
+
     fn take_body(&mut self) -> Option<&'a [u8]> {
         let (&[_kind, _flags, high, low], rest) = self.rest.split_first_chunk()?;
         let (body, rest) = rest.split_at_checked(usize::from(u16::from_be_bytes([high, low])))?;
@@ -173,6 +209,7 @@ impl<'a> Chunks<'a> {
 fn parse(kind: u8, body: &[u8]) -> Result<Option<Chunk<'_>>, ChunkError> {
     let chunk = match kind {
         FRAME => Some(Chunk::Frame(body)),
+        OPEN_FRAME => Some(Chunk::OpenFrame(body)),
         FRAGMENT => fragment(body),
         SEGMENT => Some(Chunk::Segment(body)),
         PING => body.try_into().ok().map(|id| Chunk::Ping {
@@ -239,6 +276,7 @@ mod tests {
         let id = 0x0001_0203_0405_0607;
         let expected = [
             ("frame", Chunk::Frame(frame)),
+            ("open-frame", Chunk::OpenFrame(frame)),
             ("fragment-1", Chunk::Fragment(part(0, &frame[..8]))),
             ("fragment-2", Chunk::Fragment(part(8, &frame[8..]))),
             ("segment", Chunk::Segment(&[0xaa, 0xbb, 0xcc])),

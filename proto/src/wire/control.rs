@@ -36,6 +36,8 @@ pub enum Control {
     Rekey(Rekey),
     /// The sender ends the link on purpose.
     Bye(Bye),
+    /// The hub says what else its network has, to members with [`FEATURE_NETWORK`]; again whenever that changes.
+    Network(Network),
     /// A step of a search for the port that a NAT gives.
     Search(Search),
 }
@@ -76,6 +78,24 @@ pub struct Welcome {
     /// Bits for what else the hub can do; unknown ones are ignored.
     pub features: u64,
 }
+
+/// What a hub's network has beside its members. Each replaces the one before it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
+pub struct Network {
+    /// Networks behind the hub's virtual host, with the lengths of their prefixes; at most [`MAX_ROUTES`].
+    pub routes: Vec<(IpAddr, u8)>,
+    /// Its resolvers; at most [`MAX_RESOLVERS`].
+    pub dns: Vec<IpAddr>,
+    /// The domain that its names are in; may be empty.
+    pub domain: String,
+}
+
+/// Bit of [`Join::features`]: the member understands [`Control::Network`].
+pub const FEATURE_NETWORK: u64 = 1 << 1;
+/// No more routes than this are taken from a hub.
+pub const MAX_ROUTES: usize = 64;
+/// No more resolvers than this are taken from a hub.
+pub const MAX_RESOLVERS: usize = 4;
 
 /// Why a hub does not let a peer in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode, serde::Serialize)]
@@ -211,6 +231,9 @@ impl std::fmt::Debug for Credential {
     }
 }
 
+/// Feature of [`Join`] and [`Welcome`]: takes frames with open checksums ([`super::chunk::Chunk::OpenFrame`]).
+pub const OPEN_FRAMES: u64 = 1;
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -311,6 +334,15 @@ mod tests {
             ("bye-shutting-down", Control::Bye(Bye::ShuttingDown)),
             ("bye-disconnected", Control::Bye(Bye::Disconnected)),
             ("bye-replaced", Control::Bye(Bye::Replaced)),
+            (
+                "network",
+                Control::Network(Network {
+                    routes: vec![(address("192.168.1.0"), 24), (address("fd01::"), 64)],
+                    dns: vec![address("10.9.0.1")],
+                    domain: "office.example".into(),
+                }),
+            ),
+            ("network-none", Control::Network(Network::default())),
         ]
     }
 

@@ -26,10 +26,11 @@ use stun_rs::{
     StunMessageBuilder, TransactionId, get_input_text,
 };
 
+mod classic;
 mod prefilter;
 mod server;
 
-pub use server::{ServerAddresses, answer};
+pub use server::{Policy, Reply, ServerAddresses, answer, reply};
 
 /// No message is larger than this, in bytes, either way.
 pub const MAX_SIZE: usize = 1500;

@@ -8,15 +8,19 @@
 //!
 //! No neighbour is ever asked for: everything that leaves the machine goes into the box, whoever it is for.
 
+use std::cell::RefCell;
 use std::fs::File;
 use std::io::{self, IoSlice, Read, Write};
+use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicU16, Ordering};
 
 use nix::net::if_::if_nametoindex;
 
 use super::namespace::Namespace;
+use super::neighbours::Neighbours;
 use super::netlink::{self, VethEnd};
+use super::packet_socket::OFFLOAD_HEADER;
 use super::refusal::{Refusal, Step};
 use super::{packet_socket, tun};
 
@@ -45,6 +49,16 @@ enum Framing {
     Packet,
     /// Ethernet frames: the addresses to put before a packet for the machine.
     Ethernet { to_machine: [u8; 12] },
+    /// Ethernet frames among neighbours, each with an offload header before it.
+    Neighbours(RefCell<Neighbours>),
+}
+
+/// What a machine sent: an IP packet, and the size of each packet's data if it stands for several.
+pub(super) struct Received<'a> {
+    pub(super) packet: &'a [u8],
+    pub(super) segment_size: usize,
+    /// Checksums were left to others.
+    pub(super) offloaded: bool,
 }
 
 impl Card {
@@ -69,6 +83,14 @@ impl Card {
             .flatten()
             .step("to bring an interface up")?;
         Ok(card)
+    }
+
+    /// An interface that is there already, with whoever is behind it.
+    pub(super) fn existing(name: &str, neighbours: Neighbours) -> io::Result<Self> {
+        let file = packet_socket::open(index_of(name)?)?;
+        packet_socket::with_offload_header(&file)?;
+        let framing = Framing::Neighbours(RefCell::new(neighbours));
+        Ok(Self { file, framing })
     }
 
     fn tun(namespace: &Namespace) -> Result<Self, Refusal> {
@@ -118,7 +140,7 @@ impl Card {
     }
 
     /// The next IP packet that the machine sent, in `buffer`; `None` when there is none now.
-    pub(super) fn receive<'a>(&self, buffer: &'a mut [u8]) -> io::Result<Option<&'a [u8]>> {
+    pub(super) fn receive<'a>(&self, buffer: &'a mut [u8]) -> io::Result<Option<Received<'a>>> {
         loop {
             let length = match (&self.file).read(buffer) {
                 Ok(length) => length,
@@ -126,17 +148,36 @@ impl Card {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => return Err(error),
             };
-            let header = match self.framing {
+            let header = match &self.framing {
                 Framing::Packet => 0,
                 Framing::Ethernet { .. } if is_ip(&buffer[..length]) => ETHERNET_HEADER,
                 Framing::Ethernet { .. } => continue,
+                Framing::Neighbours(neighbours) => {
+                    let frame = buffer.get(OFFLOAD_HEADER..length).unwrap_or_default();
+                    let is_packet = neighbours.borrow_mut().handle_frame(frame).is_some();
+                    self.flush(neighbours)?;
+                    if !is_packet {
+                        continue;
+                    }
+                    OFFLOAD_HEADER + ETHERNET_HEADER
+                }
             };
-            return Ok(Some(&buffer[header..length]));
+            let offloaded = matches!(self.framing, Framing::Neighbours(_));
+            let size = [buffer[4], buffer[5]];
+            return Ok(Some(Received {
+                packet: &buffer[header..length],
+                segment_size: if offloaded {
+                    u16::from_ne_bytes(size).into()
+                } else {
+                    0
+                },
+                offloaded,
+            }));
         }
     }
 
     /// Hands the machine an IP packet. One that it cannot take now is lost, as on a wire.
-    pub(super) fn send(&self, packet: &[u8]) -> io::Result<()> {
+    pub(super) fn send(&self, destination: IpAddr, packet: &[u8]) -> io::Result<()> {
         let written = match &self.framing {
             Framing::Packet => (&self.file).write(packet),
             Framing::Ethernet { to_machine } => {
@@ -147,15 +188,31 @@ impl Card {
                 let parts = [to_machine.as_slice(), &ether_type, packet].map(IoSlice::new);
                 (&self.file).write_vectored(&parts)
             }
+            Framing::Neighbours(neighbours) => {
+                neighbours.borrow_mut().send(destination, packet);
+                return self.flush(neighbours);
+            }
         };
         written.map(drop)
+    }
+
+    fn flush(&self, neighbours: &RefCell<Neighbours>) -> io::Result<()> {
+        let mut neighbours = neighbours.borrow_mut();
+        while let Some(frame) = neighbours.poll_frame() {
+            let parts = [&[0; OFFLOAD_HEADER][..], &frame].map(IoSlice::new);
+            // A packet socket takes a frame whole or not at all.
+            let _whole = (&self.file).write_vectored(&parts)?;
+        }
+        Ok(())
     }
 
     /// How many packets of the machine were lost since the last call because the box was too slow.
     pub(super) fn take_drops(&self) -> u64 {
         match self.framing {
             Framing::Packet => 0,
-            Framing::Ethernet { .. } => packet_socket::take_drops(&self.file),
+            Framing::Ethernet { .. } | Framing::Neighbours(_) => {
+                packet_socket::take_drops(&self.file)
+            }
         }
     }
 }

@@ -48,6 +48,22 @@ pub(super) fn add_veth(
     request(libc::RTM_NEWLINK, CREATE, &ifinfomsg(0, 0, 0), &attributes)
 }
 
+/// Makes a bridge (IEEE 802.1D, without spanning tree) in the thread's namespace.
+pub(super) fn add_bridge(name: &str) -> io::Result<()> {
+    let name = [name.as_bytes(), &[0]].concat();
+    let info = Attributes::new().put(libc::IFLA_INFO_KIND, b"bridge");
+    let attributes = Attributes::new()
+        .put(libc::IFLA_IFNAME, &name)
+        .put(libc::IFLA_LINKINFO, &info.0);
+    request(libc::RTM_NEWLINK, CREATE, &ifinfomsg(0, 0, 0), &attributes)
+}
+
+/// Makes an interface a port of a bridge.
+pub(super) fn set_bridge(index: u32, bridge: u32) -> io::Result<()> {
+    let attributes = Attributes::new().put(libc::IFLA_MASTER, &bridge.to_ne_bytes());
+    request(libc::RTM_NEWLINK, 0, &ifinfomsg(index, 0, 0), &attributes)
+}
+
 /// Brings an interface up, with an MTU, and says whether it is to resolve neighbours (ARP, NDP).
 pub(super) fn set_up(index: u32, mtu: Option<u32>, neighbours: bool) -> io::Result<()> {
     let flags = if neighbours {

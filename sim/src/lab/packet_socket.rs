@@ -48,13 +48,23 @@ fn bind(socket: &File, interface: u32) -> io::Result<()> {
 }
 
 fn ignore_own_frames(socket: &File) -> io::Result<()> {
+    switch_on(socket, libc::PACKET_IGNORE_OUTGOING)
+}
+
+/// From now on each frame has a header of [`OFFLOAD_HEADER`] bytes before it, in both directions, which says what was left
+/// to others: checksums, and several packets in one (`struct virtio_net_hdr`).
+pub(super) fn with_offload_header(socket: &File) -> io::Result<()> {
+    switch_on(socket, PACKET_VNET_HDR)
+}
+
+fn switch_on(socket: &File, option: libc::c_int) -> io::Result<()> {
     let on: libc::c_int = 1;
     // SAFETY: the option's value is one int, which lives until the call is over.
     let result = unsafe {
         libc::setsockopt(
             socket.as_raw_fd(),
             libc::SOL_PACKET,
-            libc::PACKET_IGNORE_OUTGOING,
+            option,
             (&raw const on).cast(),
             length_of(&on),
         )
@@ -129,6 +139,10 @@ struct EthtoolValue {
     data: u32,
 }
 
+/// Bytes of that header; bytes 4 and 5 are the size of each packet's data.
+pub(super) const OFFLOAD_HEADER: usize = 10;
+/// Of linux/if_packet.h.
+const PACKET_VNET_HDR: libc::c_int = 15;
 /// All protocols, as linux/if_ether.h numbers them.
 const ETH_P_ALL: u16 = 3;
 const ETHTOOL_STXCSUM: u32 = 0x17;

@@ -25,6 +25,7 @@ use nix::sys::prctl::set_timerslack;
 use nix::sys::time::TimeSpec;
 
 use super::card::{Card, ETHERNET_HEADER};
+use super::packet_socket::OFFLOAD_HEADER;
 use crate::network::{HostId, Network};
 use crate::packet::Packet;
 
@@ -70,7 +71,7 @@ impl RealTime {
             shared: Arc::clone(&shared),
             wakes,
             cards: cards.into_iter().collect(),
-            buffer: vec![0; ETHERNET_HEADER + usize::from(u16::MAX)],
+            buffer: vec![0; OFFLOAD_HEADER + ETHERNET_HEADER + usize::from(u16::MAX)],
         };
         let thread = thread::Builder::new()
             .name("internet".to_owned())
@@ -157,7 +158,7 @@ impl Play {
             let Some((_, card)) = self.cards.iter().find(|(id, _)| *id == host) else {
                 continue;
             };
-            match card.send(&packet.emit()) {
+            match card.send(packet.destination, &packet.emit()) {
                 Ok(()) => shared.traffic.delivered += 1,
                 Err(_) => shared.traffic.overruns += 1,
             }
@@ -193,14 +194,21 @@ impl Play {
 /// A batch of what one machine sent.
 fn take_from(host: HostId, card: &Card, buffer: &mut [u8], shared: &mut Shared, now: Instant) {
     for _ in 0..BATCH {
-        let Ok(Some(bytes)) = card.receive(buffer) else {
+        let Ok(Some(received)) = card.receive(buffer) else {
             break;
         };
-        match Packet::parse(bytes) {
+        let parsed = if received.offloaded {
+            Packet::parse_offloaded(received.packet)
+        } else {
+            Packet::parse(received.packet)
+        };
+        match parsed {
             Ok(packet) if is_for_the_cable(&packet) => {}
             Ok(packet) => {
-                shared.traffic.sent += 1;
-                shared.network.send(host, packet, now);
+                for packet in packet.segments(received.segment_size) {
+                    shared.traffic.sent += 1;
+                    shared.network.send(host, packet, now);
+                }
             }
             Err(_) => shared.traffic.malformed += 1,
         }

@@ -1,16 +1,24 @@
-//! What a NAT is told: its behaviour as independent axes, in the words of RFC 4787, and the well-known combinations by
-//! name. Decides nothing.
+//! What a NAT is told: its behaviour as independent axes, in the words of RFC 4787. Decides only which axes contradict
+//! each other.
 
-use std::fmt;
-use std::str::FromStr;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::packet::Protocol;
+mod names;
+mod ports;
+mod preset;
+mod services;
+mod timers;
+
+pub use names::UnknownName;
+pub use ports::{Allocation, PortBlock, PortConfig};
+pub use preset::Preset;
+pub use services::{MappingAnswer, Nat64Prefix, NotAPrefix, PortMapping};
+pub use timers::{IdleTimers, Limits, Overflow, Refresh, State, Timers};
 
 /// A NAT's behaviour. The default is a `port-restricted` one.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct NatConfig {
     /// For which destinations an inside endpoint keeps its outside endpoint (RFC 4787, section 4.1). `none` translates
@@ -33,6 +41,20 @@ pub struct NatConfig {
     /// An inside host's answer leaves by the mapping by which the packet came in, even where `mapping` would choose
     /// another (only of use with per-session state, which remembers such packets).
     pub reuse_inbound: bool,
+    /// What becomes of ICMP errors from outside about packets that left.
+    pub icmp_errors: IcmpErrors,
+    /// What becomes of fragments (RFC 4787, section 11).
+    pub fragments: Fragments,
+    /// Packets that must not be fragmented leave as such that may be.
+    pub clear_dont_fragment: bool,
+    /// What goes wrong in a mapping's life.
+    pub quirks: Quirks,
+    /// A server that makes mappings when asked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub port_mapping: Option<PortMapping>,
+    /// IPv6-only hosts reach IPv4 by addresses of this prefix (RFC 6146).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub nat64: Option<Nat64Prefix>,
 }
 
 impl Default for NatConfig {
@@ -47,6 +69,12 @@ impl Default for NatConfig {
             limits: Limits::default(),
             unsolicited: Unsolicited::Drop,
             reuse_inbound: false,
+            icmp_errors: IcmpErrors::Translate,
+            fragments: Fragments::AnyOrder,
+            clear_dont_fragment: false,
+            quirks: Quirks::default(),
+            port_mapping: None,
+            nat64: None,
         }
     }
 }
@@ -75,32 +103,82 @@ impl NatConfig {
     /// # Errors
     /// When options contradict each other.
     pub fn validate(&self) -> Result<(), NatConfigError> {
-        let ports = &self.ports;
-        if ports.first == 0 || ports.first > ports.last {
-            return Err(NatConfigError::PortRange(ports.first, ports.last));
-        }
-        if ports.step == 0 {
-            return Err(NatConfigError::Step);
-        }
-        if self.mapping == Behavior::None && self.hairpin != Hairpin::None {
-            return Err(NatConfigError::Hairpin);
-        }
-        if self.reuse_inbound && self.timers.state == State::PerMapping {
-            return Err(NatConfigError::ReuseInbound);
-        }
-        let limits = &self.limits;
-        if [
-            limits.mappings,
-            limits.mappings_per_host,
-            limits.sessions,
-            limits.sessions_per_host,
-        ]
-        .contains(&0)
-        {
-            return Err(NatConfigError::Limit);
-        }
-        Ok(())
+        let rules = [
+            (self.is_without_endpoints(), NatConfigError::NeedsMapping),
+            (
+                self.mapping == Behavior::None && self.hairpin != Hairpin::None,
+                NatConfigError::Hairpin,
+            ),
+            (
+                self.reuse_inbound && self.timers.state != State::PerSession,
+                NatConfigError::ReuseInbound,
+            ),
+            (self.limits.has_zero(), NatConfigError::Limit),
+            (
+                self.timers.has_zero() || self.quirks.has_zero() || self.unsolicited.is_zero(),
+                NatConfigError::Timer,
+            ),
+            (
+                self.timers.filter.is_some() && self.timers.state != State::PerFilter,
+                NatConfigError::FilterTimer,
+            ),
+            (
+                self.quirks.dual_mapping_after.is_some()
+                    && self.mapping != Behavior::EndpointIndependent,
+                NatConfigError::DualMapping,
+            ),
+        ];
+        self.check_ports()?;
+        first_broken(&rules)
     }
+
+    fn check_ports(&self) -> Result<(), NatConfigError> {
+        let ports = &self.ports;
+        let size = u32::from(ports.last.saturating_sub(ports.first)) + 1;
+        let block_fits = |block: PortBlock| {
+            block.size > 0 && block.per_host > 0 && u32::from(block.size) <= size
+        };
+        first_broken(&[
+            (
+                ports.first == 0 || ports.first > ports.last,
+                NatConfigError::PortRange(ports.first, ports.last),
+            ),
+            (ports.step == 0, NatConfigError::Step),
+            (
+                !(0.0..=MOST_FLOWS).contains(&ports.background),
+                NatConfigError::BackgroundRate,
+            ),
+            (
+                ports.background > 0.0 && (!ports.is_sequential() || ports.block.is_some()),
+                NatConfigError::Background,
+            ),
+            (
+                ports.block.is_some_and(|block| !block_fits(block)),
+                NatConfigError::Block,
+            ),
+            (
+                ports.overloading && self.mapping != Behavior::AddressAndPortDependent,
+                NatConfigError::Overloading,
+            ),
+            (
+                ports.parity && ports.first == ports.last,
+                NatConfigError::Parity,
+            ),
+        ])
+    }
+
+    /// It translates nothing, and yet has options that change outside endpoints.
+    fn is_without_endpoints(&self) -> bool {
+        self.mapping == Behavior::None
+            && (self.nat64.is_some()
+                || self.unsolicited == Unsolicited::Poison
+                || self.quirks.rebind_every.is_some())
+    }
+}
+
+fn first_broken(rules: &[(bool, NatConfigError)]) -> Result<(), NatConfigError> {
+    let broken = rules.iter().find(|(broken, _)| *broken);
+    broken.map_or(Ok(()), |(_, error)| Err(*error))
 }
 
 /// Options that contradict each other.
@@ -113,18 +191,78 @@ pub enum NatConfigError {
     /// The sequence would not move.
     #[error("a sequential NAT's step must not be 0")]
     Step,
+    /// Nobody has as many flows.
+    #[error("`background` is a number of new flows per second, from 0 to 100000")]
+    BackgroundRate,
+    /// There is no sequence to move.
+    #[error(
+        "`background` moves a sequence that all hosts share: it needs sequential ports and no blocks"
+    )]
+    Background,
+    /// A block is a part of the ports.
+    #[error(
+        "a block needs at least one port and not more than there are, and a host at least one block"
+    )]
+    Block,
+    /// Two hosts' packets could not be told apart.
+    #[error(
+        "`overloading` needs `mapping = \"address-and-port-dependent\"`: else two hosts' packets cannot be told apart"
+    )]
+    Overloading,
+    /// There are no even and odd ones.
+    #[error("`parity` needs more than one port")]
+    Parity,
     /// Nothing could ever be remembered.
     #[error("a limit of 0 lets nothing through; `mapping = \"none\"` makes a plain router")]
     Limit,
+    /// Nothing could ever be answered.
+    #[error("a timer of 0 forgets before anything can come back")]
+    Timer,
+    /// Filters end with something else.
+    #[error("a timer for filters needs `state = \"per-filter\"`")]
+    FilterTimer,
     /// There is no outside endpoint to come back by.
     #[error("`hairpin` needs a mapping: with `mapping = \"none\"` there are no outside endpoints")]
     Hairpin,
+    /// There is no outside endpoint to change.
+    #[error(
+        "`nat64`, `poison` and `rebind-every` need a mapping: with `mapping = \"none\"` there are no outside endpoints"
+    )]
+    NeedsMapping,
+    /// There is one mapping for each remote endpoint anyway.
+    #[error(
+        "`dual-mapping-after` needs `mapping = \"endpoint-independent\"`: others have more than one mapping anyway"
+    )]
+    DualMapping,
     /// Nothing remembers what came in.
     #[error("`reuse-inbound` needs `state = \"per-session\"`")]
     ReuseInbound,
     /// A NAT must have somewhere to send from.
     #[error("a NAT that translates needs an outside address")]
     NoOutsideAddress,
+}
+
+impl NatConfigError {
+    /// The option that is at fault, by its place in the file, as far as there is one.
+    #[must_use]
+    pub const fn option(self) -> &'static [&'static str] {
+        match self {
+            Self::PortRange(..) => &["ports", "first"],
+            Self::Step => &["ports", "step"],
+            Self::BackgroundRate | Self::Background => &["ports", "background"],
+            Self::Block => &["ports", "block"],
+            Self::Overloading => &["ports", "overloading"],
+            Self::Parity => &["ports", "parity"],
+            Self::Limit => &["limits"],
+            Self::Timer => &["timers"],
+            Self::FilterTimer => &["timers", "filter"],
+            Self::Hairpin => &["hairpin"],
+            Self::NeedsMapping => &["mapping"],
+            Self::DualMapping => &["quirks", "dual-mapping-after"],
+            Self::ReuseInbound => &["reuse-inbound"],
+            Self::NoOutsideAddress => &["outside"],
+        }
+    }
 }
 
 /// How far a decision depends on the other side (RFC 4787, sections 4.1 and 5).
@@ -148,72 +286,6 @@ impl Behavior {
         Self::AddressDependent,
         Self::AddressAndPortDependent,
     ];
-
-    /// As in files and on command lines.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::None => "none",
-            Self::EndpointIndependent => "endpoint-independent",
-            Self::AddressDependent => "address-dependent",
-            Self::AddressAndPortDependent => "address-and-port-dependent",
-        }
-    }
-}
-
-/// How outside ports are chosen.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
-pub struct PortConfig {
-    /// The first choice.
-    pub allocation: Allocation,
-    /// What a preserving NAT does when the port is taken or out of range: `preserving` gives up.
-    pub fallback: Allocation,
-    /// The lowest port that is given out.
-    pub first: u16,
-    /// The highest.
-    pub last: u16,
-    /// From one sequential port to the next; may be negative.
-    pub step: i32,
-}
-
-impl Default for PortConfig {
-    fn default() -> Self {
-        Self {
-            allocation: Allocation::Preserving,
-            fallback: Allocation::Random,
-            first: 1024,
-            last: 65535,
-            step: 1,
-        }
-    }
-}
-
-/// One way to choose a port.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Allocation {
-    /// The inside port, while it is free.
-    Preserving,
-    /// The next one of the outside address.
-    Sequential,
-    /// Any free one.
-    Random,
-}
-
-impl Allocation {
-    /// All of them.
-    pub const ALL: [Self; 3] = [Self::Preserving, Self::Sequential, Self::Random];
-
-    /// As in files and on command lines.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Preserving => "preserving",
-            Self::Sequential => "sequential",
-            Self::Random => "random",
-        }
-    }
 }
 
 /// What happens to a packet from inside to an outside endpoint of the same NAT (RFC 4787, section 6).
@@ -238,140 +310,6 @@ pub enum Pooling {
     Arbitrary,
 }
 
-/// When mappings end.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
-pub struct Timers {
-    /// For UDP.
-    pub udp: IdleTimers,
-    /// For TCP.
-    pub tcp: IdleTimers,
-    /// For ICMP echo.
-    pub icmp: IdleTimers,
-    /// Which packets keep a mapping alive (REQ-6).
-    pub refresh: Refresh,
-    /// What has a timer of its own.
-    pub state: State,
-    /// A mapping ends then, however busy it is.
-    #[serde(
-        with = "crate::duration::optional",
-        skip_serializing_if = "Option::is_none"
-    )]
-    pub lifetime: Option<Duration>,
-}
-
-impl Default for Timers {
-    fn default() -> Self {
-        Self {
-            udp: IdleTimers::seconds(30, 120),
-            tcp: IdleTimers::seconds(120, 7440),
-            icmp: IdleTimers::seconds(30, 60),
-            refresh: Refresh::Both,
-            state: State::PerMapping,
-            lifetime: None,
-        }
-    }
-}
-
-impl Timers {
-    pub(super) const fn idle(&self, protocol: Protocol, replied: bool) -> Duration {
-        let timers = match protocol {
-            Protocol::Udp => &self.udp,
-            Protocol::Tcp => &self.tcp,
-            Protocol::Icmp => &self.icmp,
-        };
-        if replied {
-            timers.replied
-        } else {
-            timers.unreplied
-        }
-    }
-}
-
-/// How long silence is borne.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case")]
-pub struct IdleTimers {
-    /// While nothing has come back.
-    #[serde(with = "crate::duration")]
-    pub unreplied: Duration,
-    /// Afterwards.
-    #[serde(with = "crate::duration")]
-    pub replied: Duration,
-}
-
-impl IdleTimers {
-    /// Both in seconds.
-    #[must_use]
-    pub const fn seconds(unreplied: u64, replied: u64) -> Self {
-        Self {
-            unreplied: Duration::from_secs(unreplied),
-            replied: Duration::from_secs(replied),
-        }
-    }
-}
-
-/// Which packets keep a mapping alive (RFC 4787, section 4.3).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Refresh {
-    /// Those from inside.
-    Out,
-    /// Those from outside that are admitted.
-    In,
-    /// Both.
-    Both,
-}
-
-/// What has a timer of its own.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum State {
-    /// The mapping; who was once admitted stays so while it lives.
-    PerMapping,
-    /// Each pair of a mapping and a remote endpoint, as in Linux: silence closes the filter for that remote endpoint,
-    /// and the mapping ends with its last session. Admitted packets from outside make sessions, too.
-    PerSession,
-}
-
-/// How much is remembered. A session is a pair of a mapping and a remote endpoint: what a connection-tracking table holds.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
-pub struct Limits {
-    /// Mappings of all hosts.
-    pub mappings: usize,
-    /// Mappings of one host.
-    pub mappings_per_host: usize,
-    /// Sessions of all hosts.
-    pub sessions: usize,
-    /// Sessions of one host.
-    pub sessions_per_host: usize,
-    /// What happens at a limit.
-    pub overflow: Overflow,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            mappings: 65_536,
-            mappings_per_host: 65_536,
-            sessions: 65_536,
-            sessions_per_host: 65_536,
-            overflow: Overflow::Refuse,
-        }
-    }
-}
-
-/// What happens at a limit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Overflow {
-    /// The new one is refused.
-    Refuse,
-    /// The one that was made first goes, the same host's where its own limit is reached.
-    EvictOldest,
-}
-
 /// What a packet gets that nobody inside waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -380,238 +318,71 @@ pub enum Unsolicited {
     Drop,
     /// ICMP port unreachable.
     Icmp,
+    /// Silence, and its two ends are taken as those of a connection of the gateway's own: a flow from inside with the same
+    /// ends has to leave by another port (seen with Linux where its own input is not filtered).
+    Poison,
+    /// Silence, and for as long all packets from its address are dropped.
+    BlockSource(#[serde(with = "crate::duration")] Duration),
 }
 
-/// The combinations that people name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Preset {
-    /// A plain router: public addresses, nothing refused.
-    Open,
-    /// Endpoint-independent mapping and filtering.
-    FullCone,
-    /// Endpoint-independent mapping, address-dependent filtering.
-    Restricted,
-    /// Endpoint-independent mapping, address-and-port-dependent filtering: most homes.
-    PortRestricted,
-    /// Address-and-port-dependent both, with random ports.
-    Symmetric,
-    /// Address-and-port-dependent both, with one port after the other.
-    SymmetricSequential,
-}
-
-impl Preset {
-    /// All of them, from the kindest on.
-    pub const ALL: [Self; 6] = [
-        Self::Open,
-        Self::FullCone,
-        Self::Restricted,
-        Self::PortRestricted,
-        Self::Symmetric,
-        Self::SymmetricSequential,
-    ];
-
-    /// As on command lines.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Open => "open",
-            Self::FullCone => "full-cone",
-            Self::Restricted => "restricted",
-            Self::PortRestricted => "port-restricted",
-            Self::Symmetric => "symmetric",
-            Self::SymmetricSequential => "symmetric-sequential",
-        }
-    }
-
-    /// What it stands for.
-    #[must_use]
-    pub fn config(self) -> NatConfig {
-        use Behavior::{AddressAndPortDependent, AddressDependent, EndpointIndependent, None};
-        let (mapping, filtering, allocation) = match self {
-            Self::Open => (None, None, Allocation::Preserving),
-            Self::FullCone => (
-                EndpointIndependent,
-                EndpointIndependent,
-                Allocation::Preserving,
-            ),
-            Self::Restricted => (
-                EndpointIndependent,
-                AddressDependent,
-                Allocation::Preserving,
-            ),
-            Self::PortRestricted => (
-                EndpointIndependent,
-                AddressAndPortDependent,
-                Allocation::Preserving,
-            ),
-            Self::Symmetric => (
-                AddressAndPortDependent,
-                AddressAndPortDependent,
-                Allocation::Random,
-            ),
-            Self::SymmetricSequential => (
-                AddressAndPortDependent,
-                AddressAndPortDependent,
-                Allocation::Sequential,
-            ),
-        };
-        NatConfig::of(mapping, filtering, allocation)
+impl Unsolicited {
+    fn is_zero(self) -> bool {
+        self == Self::BlockSource(Duration::ZERO)
     }
 }
 
-impl From<Preset> for NatConfig {
-    fn from(preset: Preset) -> Self {
-        preset.config()
+/// What becomes of ICMP errors from outside about packets that left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum IcmpErrors {
+    /// They pass, about the packet as it was inside (RFC 5508, section 4.1).
+    Translate,
+    /// They are dropped.
+    Drop,
+    /// They pass, and end the mapping, against REQ-10: an opener that dies on the way closes what it opened.
+    EndMapping,
+}
+
+/// What becomes of fragments (RFC 4787, section 11).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Fragments {
+    /// They are dropped.
+    Drop,
+    /// They pass if they come in order.
+    InOrder,
+    /// They pass.
+    AnyOrder,
+}
+
+/// What goes wrong in a mapping's life.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Quirks {
+    /// A mapping gets another outside port each time that so much time has passed, however busy it is.
+    #[serde(
+        with = "crate::duration::optional",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub rebind_every: Option<Duration>,
+    /// After so long a mapping is for its old remote endpoints alone, and others get a second one (seen with Palo Alto's
+    /// persistent DIPP).
+    #[serde(
+        with = "crate::duration::optional",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub dual_mapping_after: Option<Duration>,
+}
+
+impl Quirks {
+    fn has_zero(&self) -> bool {
+        let times = [self.rebind_every, self.dual_mapping_after];
+        times.into_iter().flatten().any(|time| time.is_zero())
     }
 }
 
-impl fmt::Display for Preset {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.name())
-    }
-}
-
-impl FromStr for Preset {
-    type Err = UnknownName;
-
-    fn from_str(text: &str) -> Result<Self, UnknownName> {
-        if text == "cone" {
-            return Ok(Self::PortRestricted);
-        }
-        find(text, "NAT", &Self::ALL, |preset| preset.name())
-    }
-}
-
-impl fmt::Display for Behavior {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.name())
-    }
-}
-
-impl FromStr for Behavior {
-    type Err = UnknownName;
-
-    fn from_str(text: &str) -> Result<Self, UnknownName> {
-        let all = [
-            Self::None,
-            Self::EndpointIndependent,
-            Self::AddressDependent,
-            Self::AddressAndPortDependent,
-        ];
-        find(text, "behaviour", &all, |behavior| behavior.name())
-    }
-}
-
-impl fmt::Display for Allocation {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.name())
-    }
-}
-
-impl FromStr for Allocation {
-    type Err = UnknownName;
-
-    fn from_str(text: &str) -> Result<Self, UnknownName> {
-        find(text, "port allocation", &Self::ALL, |allocation| {
-            allocation.name()
-        })
-    }
-}
-
-/// A word that names nothing.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("`{word}` is no {kind}; there are: {names}")]
-pub struct UnknownName {
-    word: String,
-    kind: &'static str,
-    names: String,
-}
-
-fn find<T: Copy>(
-    word: &str,
-    kind: &'static str,
-    all: &[T],
-    name: fn(T) -> &'static str,
-) -> Result<T, UnknownName> {
-    let known = all.iter().copied().find(|&one| name(one) == word);
-    known.ok_or_else(|| UnknownName {
-        word: word.to_owned(),
-        kind,
-        names: all
-            .iter()
-            .map(|&one| name(one))
-            .collect::<Vec<_>>()
-            .join(", "),
-    })
-}
+/// More would be a bug of the scenario.
+const MOST_FLOWS: f64 = 100_000.0;
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_are_read_back() {
-        for preset in Preset::ALL {
-            assert_eq!(preset.name().parse(), Ok(preset));
-            assert_eq!(preset.config().validate(), Ok(()));
-        }
-        assert_eq!("cone".parse(), Ok(Preset::PortRestricted));
-        let error = "cones".parse::<Preset>().expect_err("no such NAT");
-        assert!(error.to_string().contains("full-cone"), "{error}");
-        for behavior in Behavior::ALL {
-            assert_eq!(behavior.name().parse(), Ok(behavior));
-        }
-        for allocation in Allocation::ALL {
-            assert_eq!(allocation.name().parse(), Ok(allocation));
-        }
-    }
-
-    #[test]
-    fn files_say_the_axes_in_words() {
-        let text = "
-            mapping = 'address-dependent'
-            hairpin = 'external-source'
-            [ports]
-            allocation = 'sequential'
-            step = -2
-            [timers]
-            udp = { unreplied = '15s', replied = '2m' }
-            lifetime = '50s'
-            [limits]
-            sessions = 2048
-            overflow = 'evict-oldest'
-        ";
-        let config: NatConfig = toml::from_str(text).expect("a good file");
-        assert_eq!(config.mapping, Behavior::AddressDependent);
-        assert_eq!(config.timers.udp, IdleTimers::seconds(15, 120));
-        assert_eq!(config.timers.lifetime, Some(Duration::from_secs(50)));
-        assert_eq!((config.ports.step, config.limits.sessions), (-2, 2048));
-        let written = toml::to_string(&config).expect("writable");
-        assert_eq!(toml::from_str(&written), Ok(config));
-        let error = toml::from_str::<NatConfig>("mapping = 'cone'").expect_err("no such mapping");
-        assert!(
-            error.to_string().contains("endpoint-independent"),
-            "{error}"
-        );
-    }
-
-    #[test]
-    fn contradictions_are_refused() {
-        type Change = fn(&mut NatConfig);
-        let cases: [(Change, NatConfigError); 5] = [
-            (|c| c.ports.first = 0, NatConfigError::PortRange(0, 65535)),
-            (|c| c.ports.step = 0, NatConfigError::Step),
-            (|c| c.limits.sessions = 0, NatConfigError::Limit),
-            (|c| c.reuse_inbound = true, NatConfigError::ReuseInbound),
-            (
-                |c| (c.mapping, c.hairpin) = (Behavior::None, Hairpin::InternalSource),
-                NatConfigError::Hairpin,
-            ),
-        ];
-        for (change, error) in cases {
-            let mut config = NatConfig::default();
-            change(&mut config);
-            assert_eq!(config.validate(), Err(error));
-        }
-    }
-}
+mod tests;

@@ -1,10 +1,12 @@
-//! Mappings and sessions through their lives: made, found, refreshed, limited, expired. Works on flows, knows no packets;
-//! so it translates UDP, TCP and ICMP echo alike.
+//! Mappings and sessions: made, found, admitted. Works on flows, knows no packets; so it translates UDP, TCP and ICMP echo
+//! alike.
 //!
 //! ```text
 //!   packet out ─► session known? ─no─► room? ─► mapping by inside key ─none─► port ─► mapping ─► session
 //!   packet in  ─► mapping by outside endpoint ─► filter ─► inside endpoint
 //! ```
+//!
+//! `life`: timers, and what changes while a mapping lives. `room`: limits. `grant`: mappings that hosts asked for.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -14,11 +16,20 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 use super::DropReason;
-use super::config::{Behavior, NatConfig, NatConfigError, Overflow, Pooling, Refresh, State};
+use super::config::{Behavior, NatConfig, NatConfigError, Pooling, State, Unsolicited};
 use super::filtering::admits;
-use super::ports::PortPool;
-use super::table::{Id, Idle, InsideKey, Table, Timed};
+use super::guard::Guard;
+use super::ports::{PortPool, Wanted};
+use super::table::{Id, InsideKey, Mapping, Table, Timed};
 use crate::packet::{Flow, Protocol};
+
+mod grant;
+mod life;
+mod room;
+
+pub(super) use grant::Grant;
+
+use life::Direction;
 
 /// What one NAT remembers and how it decides.
 #[derive(Debug)]
@@ -27,17 +38,13 @@ pub(super) struct Mappings {
     outside: Vec<IpAddr>,
     table: Table,
     pools: BTreeMap<(Protocol, IpAddr), PortPool>,
+    guard: Guard,
     rng: StdRng,
     pub(super) created: u64,
     pub(super) expired: u64,
     pub(super) evicted: u64,
     pub(super) most: usize,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Direction {
-    Out,
-    In,
+    pub(super) most_sessions: usize,
 }
 
 impl Mappings {
@@ -55,11 +62,13 @@ impl Mappings {
             outside,
             table: Table::default(),
             pools: BTreeMap::new(),
+            guard: Guard::default(),
             rng: StdRng::seed_from_u64(seed),
             created: 0,
             expired: 0,
             evicted: 0,
             most: 0,
+            most_sessions: 0,
         })
     }
 
@@ -94,13 +103,14 @@ impl Mappings {
         while let Some((&id, _)) = self.table.mappings.first_key_value() {
             self.remove(id);
         }
+        self.guard.clear();
     }
 
     /// The outside endpoint by which this flow leaves, made if there is none.
     pub(super) fn outbound(&mut self, flow: &Flow, now: Instant) -> Result<SocketAddr, DropReason> {
         let id = match self.mapping_of(flow.protocol, flow.source, flow.destination) {
             Some(id) if self.has_session(id, flow.destination) => id,
-            _ => self.open(flow, now)?,
+            known => self.open(known, flow, now)?,
         };
         self.refresh(id, flow.destination, Direction::Out, now);
         let mapping = self.table.mappings.get(&id);
@@ -115,18 +125,21 @@ impl Mappings {
         remote: SocketAddr,
         now: Instant,
     ) -> Result<SocketAddr, DropReason> {
+        if self.guard.is_blocked(remote.ip(), now) {
+            return Err(DropReason::BlockedSource);
+        }
         let id = self
             .table
-            .find_outside(protocol, outside)
+            .find_outside(protocol, outside, remote)
             .ok_or(DropReason::NoMapping)?;
         let mapping = self.table.mappings.get(&id).ok_or(DropReason::NoMapping)?;
         let inside = mapping.key.inside;
-        if !admits(self.config.filtering, &mapping.sessions, remote) {
+        if !self.admits(mapping, remote) {
             return Err(DropReason::Filtered);
         }
         if self.config.timers.state == State::PerSession && !mapping.sessions.contains_key(&remote)
         {
-            self.make_room_for_session(inside.ip())?;
+            self.make_room_for_session(inside.ip(), now)?;
             if !self.table.mappings.contains_key(&id) {
                 return Err(DropReason::TableFull);
             }
@@ -134,6 +147,25 @@ impl Mappings {
         }
         self.refresh(id, remote, Direction::In, now);
         Ok(inside)
+    }
+
+    /// What a packet that nobody waited for leaves behind.
+    pub(super) fn note_unsolicited(
+        &mut self,
+        protocol: Protocol,
+        outside: SocketAddr,
+        remote: SocketAddr,
+        now: Instant,
+    ) {
+        match self.config.unsolicited {
+            Unsolicited::Drop | Unsolicited::Icmp => {}
+            Unsolicited::Poison if self.outside.contains(&outside.ip()) => {
+                let time = self.config.timers.idle(protocol, false);
+                self.guard.poison((protocol, outside, remote), time, now);
+            }
+            Unsolicited::Poison => {}
+            Unsolicited::BlockSource(time) => self.guard.block(remote.ip(), time, now),
+        }
     }
 
     /// The outside endpoint of a flow that left before; changes nothing.
@@ -147,42 +179,54 @@ impl Mappings {
         Some(self.table.mappings.get(&id)?.outside)
     }
 
-    /// The inside endpoint behind an outside one; changes nothing.
-    pub(super) fn inside_of(&self, protocol: Protocol, outside: SocketAddr) -> Option<SocketAddr> {
-        let id = self.table.find_outside(protocol, outside)?;
+    /// The inside endpoint behind an outside one that sent to `remote`; changes nothing.
+    pub(super) fn inside_of(
+        &self,
+        protocol: Protocol,
+        outside: SocketAddr,
+        remote: SocketAddr,
+    ) -> Option<SocketAddr> {
+        let id = self.table.find_outside(protocol, outside, remote)?;
         Some(self.table.mappings.get(&id)?.key.inside)
     }
 
-    /// Forgets what is due.
-    pub(super) fn expire(&mut self, now: Instant) {
-        while let Some(due) = self.table.pop_due(now) {
-            let Some(deadline) = self.deadline(due) else {
-                continue;
-            };
-            if deadline > now {
-                self.table.schedule(due, deadline);
-                continue;
-            }
-            self.expired += 1;
-            match due {
-                Timed::Mapping(id) => self.remove(id),
-                Timed::Session(id) => self.remove_session(id),
-            }
-        }
-    }
-
-    pub(super) fn next_due(&self) -> Option<Instant> {
-        self.table.next_due()
-    }
-
-    fn mapping_of(&self, protocol: Protocol, inside: SocketAddr, remote: SocketAddr) -> Option<Id> {
-        let by_pair = if self.config.reuse_inbound {
-            self.table.find_pair(protocol, inside, remote)
-        } else {
-            None
+    /// Who was once asked for is admitted; to a retired mapping nobody else is.
+    fn admits(&self, mapping: &Mapping, remote: SocketAddr) -> bool {
+        let filtering = match (mapping.granted, mapping.retired) {
+            (Some(_), _) => Behavior::None,
+            (None, true) => Behavior::AddressAndPortDependent,
+            (None, false) => self.config.filtering,
         };
-        let key = || InsideKey::new(self.config.mapping, protocol, inside, remote);
-        by_pair.or_else(|| self.table.find_inside(&key()))
+        admits(filtering, &mapping.sessions, remote)
+    }
+
+    /// First the mapping that this pair uses already, where it may not be the one of its kind; then one that a host asked
+    /// for; then the one of its kind.
+    fn mapping_of(&self, protocol: Protocol, inside: SocketAddr, remote: SocketAddr) -> Option<Id> {
+        let config = &self.config;
+        let by_pair = (config.reuse_inbound || config.quirks.dual_mapping_after.is_some())
+            .then(|| self.table.find_pair(protocol, inside, remote))
+            .flatten();
+        let find = |behavior| {
+            let key = InsideKey::new(behavior, protocol, inside, remote);
+            self.table.find_inside(&key)
+        };
+        let diverted = || {
+            (config.unsolicited == Unsolicited::Poison)
+                .then(|| find(Behavior::AddressAndPortDependent))
+                .flatten()
+        };
+        let granted = || {
+            config
+                .port_mapping
+                .is_some()
+                .then(|| find(Behavior::EndpointIndependent))
+                .flatten()
+        };
+        by_pair
+            .or_else(diverted)
+            .or_else(granted)
+            .or_else(|| find(config.mapping))
     }
 
     fn has_session(&self, id: Id, remote: SocketAddr) -> bool {
@@ -190,55 +234,85 @@ impl Mappings {
         mapping.is_some_and(|mapping| mapping.sessions.contains_key(&remote))
     }
 
-    /// A new session from inside, and its mapping if there is none.
-    fn open(&mut self, flow: &Flow, now: Instant) -> Result<Id, DropReason> {
-        self.make_room_for_session(flow.source.ip())?;
-        let key = InsideKey::new(
-            self.config.mapping,
-            flow.protocol,
-            flow.source,
-            flow.destination,
-        );
-        let id = match self.table.find_inside(&key) {
-            Some(id) => id,
-            None => self.map(key, now)?,
+    /// A new session from inside, and its mapping if there is none that it may use.
+    fn open(&mut self, known: Option<Id>, flow: &Flow, now: Instant) -> Result<Id, DropReason> {
+        self.make_room_for_session(flow.source.ip(), now)?;
+        // Making room may have cost the mapping its life.
+        let known = known.filter(|id| self.table.mappings.contains_key(id));
+        let poisoned = known.is_some_and(|id| self.is_poisoned(id, flow, now));
+        let id = match known {
+            Some(id) if self.is_due_to_retire(id, now) => {
+                self.table.retire(id);
+                self.map(self.config.mapping, flow, now)?
+            }
+            Some(id) if !poisoned => id,
+            Some(_) => self.map(Behavior::AddressAndPortDependent, flow, now)?,
+            None => self.map(self.config.mapping, flow, now)?,
         };
         self.insert_session(id, flow.destination, now);
         Ok(id)
     }
 
-    fn map(&mut self, key: InsideKey, now: Instant) -> Result<Id, DropReason> {
+    fn is_poisoned(&self, id: Id, flow: &Flow, now: Instant) -> bool {
+        let mapping = self.table.mappings.get(&id);
+        mapping.is_some_and(|mapping| {
+            let ends = (flow.protocol, mapping.outside, flow.destination);
+            self.guard.is_poisoned(&ends, now)
+        })
+    }
+
+    fn map(&mut self, behavior: Behavior, flow: &Flow, now: Instant) -> Result<Id, DropReason> {
+        let key = InsideKey::new(behavior, flow.protocol, flow.source, flow.destination);
         self.make_room_for_mapping(key.inside.ip())?;
-        let outside = self.allocate(key.protocol, key.inside)?;
+        let outside = self.allocate(flow, now)?;
+        Ok(self.insert_mapping(key, outside, now))
+    }
+
+    fn insert_mapping(&mut self, key: InsideKey, outside: SocketAddr, now: Instant) -> Id {
         let id = self.table.insert_mapping(key, outside, now);
         self.created += 1;
         self.most = self.most.max(self.len());
         self.schedule(Timed::Mapping(id));
-        Ok(id)
+        self.schedule(Timed::Rebinding(id));
+        id
     }
 
-    fn allocate(
-        &mut self,
-        protocol: Protocol,
-        inside: SocketAddr,
-    ) -> Result<SocketAddr, DropReason> {
+    fn allocate(&mut self, flow: &Flow, now: Instant) -> Result<SocketAddr, DropReason> {
         if self.config.mapping == Behavior::None {
-            return Ok(inside);
+            return Ok(flow.source);
         }
-        let address = self.pool_address(inside.ip())?;
+        let address = self.pool_address(flow.source.ip(), flow.destination.is_ipv6())?;
+        let port = self.allocate_port(address, flow, now);
+        Ok(SocketAddr::new(address, port.ok_or(DropReason::NoPort)?))
+    }
+
+    fn allocate_port(&mut self, address: IpAddr, flow: &Flow, now: Instant) -> Option<u16> {
         let (config, rng) = (&self.config.ports, &mut self.rng);
-        let pool = self
-            .pools
-            .entry((protocol, address))
-            .or_insert_with(|| PortPool::new(config, rng));
-        let port = pool
-            .allocate(inside.port(), config, rng)
-            .ok_or(DropReason::NoPort)?;
-        Ok(SocketAddr::new(address, port))
+        let (table, guard) = (&self.table, &self.guard);
+        let endpoint = |port| SocketAddr::new(address, port);
+        let shareable = |port| {
+            let mut sharing = table.at_outside(flow.protocol, endpoint(port));
+            let meets = |id| {
+                let mapping: Option<&Mapping> = table.mappings.get(&id);
+                mapping.is_some_and(|mapping| mapping.sessions.contains_key(&flow.destination))
+            };
+            config.overloading && !sharing.any(meets)
+        };
+        let barred =
+            |port| guard.is_poisoned(&(flow.protocol, endpoint(port), flow.destination), now);
+        let wanted = Wanted {
+            inside: (flow.source.ip(), flow.source.port()),
+            shareable: &shareable,
+            barred: &barred,
+        };
+        self.pools
+            .entry((flow.protocol, address))
+            .or_insert_with(|| PortPool::new(config, rng))
+            .allocate(&wanted, config, rng, now)
     }
 
     /// Paired: the address of the host's other mappings, else any of the family.
-    fn pool_address(&mut self, host: IpAddr) -> Result<IpAddr, DropReason> {
+    fn pool_address(&mut self, host: IpAddr, ipv6: bool) -> Result<IpAddr, DropReason> {
         if self.config.pooling == Pooling::Paired
             && let Some(entries) = self.table.host(host)
             && let Some(mapping) = entries
@@ -248,7 +322,7 @@ impl Mappings {
         {
             return Ok(mapping.outside.ip());
         }
-        let same_family = |address: &&IpAddr| address.is_ipv6() == host.is_ipv6();
+        let same_family = |address: &&IpAddr| address.is_ipv6() == ipv6;
         let count = self.outside.iter().filter(same_family).count();
         let chosen = match count {
             0 => return Err(DropReason::NoOutsideAddress),
@@ -259,69 +333,29 @@ impl Mappings {
         address.copied().ok_or(DropReason::NoOutsideAddress)
     }
 
-    fn make_room_for_mapping(&mut self, host: IpAddr) -> Result<(), DropReason> {
-        let limits = &self.config.limits;
-        let (total, per_host) = (limits.mappings, limits.mappings_per_host);
-        let own = self.table.host(host).map(|entries| &entries.mappings);
-        let oldest_own = own
-            .filter(|own| own.len() >= per_host)
-            .and_then(|own| own.first())
-            .copied();
-        let oldest = || {
-            (self.len() >= total)
-                .then(|| self.table.mappings.keys().next().copied())
-                .flatten()
-        };
-        if let Some(id) = oldest_own.or_else(oldest) {
-            self.evict()?;
-            self.remove(id);
-        }
-        Ok(())
-    }
-
-    fn make_room_for_session(&mut self, host: IpAddr) -> Result<(), DropReason> {
-        let limits = &self.config.limits;
-        let (total, per_host) = (limits.sessions, limits.sessions_per_host);
-        let own = self.table.host(host).map(|entries| &entries.sessions);
-        let oldest_own = own
-            .filter(|own| own.len() >= per_host)
-            .and_then(|own| own.first())
-            .copied();
-        let oldest = || {
-            (self.sessions() >= total)
-                .then(|| self.table.sessions.keys().next().copied())
-                .flatten()
-        };
-        if let Some(id) = oldest_own.or_else(oldest) {
-            self.evict()?;
-            self.remove_session(id);
-        }
-        Ok(())
-    }
-
-    const fn evict(&mut self) -> Result<(), DropReason> {
-        match self.config.limits.overflow {
-            Overflow::Refuse => Err(DropReason::TableFull),
-            Overflow::EvictOldest => {
-                self.evicted += 1;
-                Ok(())
-            }
-        }
-    }
-
     fn insert_session(&mut self, mapping: Id, remote: SocketAddr, now: Instant) {
         let id = self.table.insert_session(mapping, remote, now);
-        if self.config.timers.state == State::PerSession {
+        self.most_sessions = self.most_sessions.max(self.sessions());
+        if self.config.timers.state != State::PerMapping {
             self.schedule(Timed::Session(id));
         }
     }
 
     fn remove(&mut self, id: Id) {
-        if let Some(mapping) = self.table.remove_mapping(id) {
-            let pool = (mapping.key.protocol, mapping.outside.ip());
-            if let Some(pool) = self.pools.get_mut(&pool) {
-                pool.release(mapping.outside.port());
-            }
+        let Some(mapping) = self.table.remove_mapping(id) else {
+            return;
+        };
+        let (protocol, outside) = (mapping.key.protocol, mapping.outside);
+        self.give_back(protocol, outside, mapping.key.inside.ip());
+    }
+
+    /// A port is free again when the last mapping that shares it is gone.
+    fn give_back(&mut self, protocol: Protocol, outside: SocketAddr, host: IpAddr) {
+        let shared = self.table.at_outside(protocol, outside).next().is_some();
+        if let Some(pool) = self.pools.get_mut(&(protocol, outside.ip()))
+            && !shared
+        {
+            pool.release(outside.port(), host);
         }
     }
 
@@ -334,73 +368,9 @@ impl Mappings {
                 .table
                 .mappings
                 .get(&id)
-                .is_some_and(|mapping| mapping.sessions.is_empty())
+                .is_some_and(|mapping| mapping.sessions.is_empty() && mapping.granted.is_none())
         {
             self.remove(id);
-        }
-    }
-
-    /// Notes that a packet passed, in the mapping and in the session; whichever has the timer lives on.
-    fn refresh(&mut self, id: Id, remote: SocketAddr, direction: Direction, now: Instant) {
-        let refreshes = matches!(
-            (self.config.timers.refresh, direction),
-            (Refresh::Both, _) | (Refresh::Out, Direction::Out) | (Refresh::In, Direction::In)
-        );
-        let note = |idle: &mut Idle| {
-            let first_reply = direction == Direction::In && !idle.replied;
-            idle.replied |= first_reply;
-            if refreshes {
-                idle.refreshed = now;
-            }
-            first_reply
-        };
-        let Some(mapping) = self.table.mappings.get_mut(&id) else {
-            return;
-        };
-        let mut changed = note(&mut mapping.idle);
-        let session = mapping.sessions.get(&remote).copied();
-        if let Some(session) = session.and_then(|id| self.table.sessions.get_mut(&id)) {
-            changed |= note(&mut session.idle);
-        }
-        // The timer for mappings with replies may be the shorter one.
-        if changed {
-            self.schedule(Timed::Mapping(id));
-            if let Some(session) = session {
-                self.schedule(Timed::Session(session));
-            }
-        }
-    }
-
-    fn schedule(&mut self, what: Timed) {
-        if let Some(at) = self.deadline(what) {
-            self.table.schedule(what, at);
-        }
-    }
-
-    /// When it ends, if nothing more happens; `None` if it is gone or has no timer.
-    fn deadline(&self, what: Timed) -> Option<Instant> {
-        let timers = &self.config.timers;
-        let idle_end = |protocol, idle: &Idle| {
-            idle.refreshed
-                .checked_add(timers.idle(protocol, idle.replied))
-        };
-        match (what, timers.state) {
-            (Timed::Mapping(id), state) => {
-                let mapping = self.table.mappings.get(&id)?;
-                let end = timers
-                    .lifetime
-                    .and_then(|lifetime| mapping.created.checked_add(lifetime));
-                let idle = (state == State::PerMapping)
-                    .then(|| idle_end(mapping.key.protocol, &mapping.idle))
-                    .flatten();
-                idle.into_iter().chain(end).min()
-            }
-            (Timed::Session(id), State::PerSession) => {
-                let session = self.table.sessions.get(&id)?;
-                let mapping = self.table.mappings.get(&session.mapping)?;
-                idle_end(mapping.key.protocol, &session.idle)
-            }
-            (Timed::Session(_), State::PerMapping) => None,
         }
     }
 }

@@ -14,6 +14,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
 use super::config::Behavior;
+use super::filtering::admits;
 use crate::packet::Protocol;
 
 /// Numbers mappings and sessions in the order of their making; never used again.
@@ -25,8 +26,14 @@ pub(super) struct Mapping {
     pub(super) key: InsideKey,
     pub(super) outside: SocketAddr,
     pub(super) created: Instant,
+    /// When its outside port was given.
+    pub(super) bound: Instant,
     pub(super) idle: Idle,
     pub(super) sessions: BTreeMap<SocketAddr, Id>,
+    /// A host asked for it: it lives so long, whatever passes, and admits everybody.
+    pub(super) granted: Option<Instant>,
+    /// A second mapping took its place for new remote endpoints.
+    pub(super) retired: bool,
 }
 
 /// A remote endpoint of a mapping.
@@ -84,6 +91,8 @@ impl InsideKey {
 pub(super) enum Timed {
     Mapping(Id),
     Session(Id),
+    /// A mapping's outside port changes.
+    Rebinding(Id),
 }
 
 /// One inside host's part.
@@ -99,7 +108,8 @@ pub(super) struct Table {
     pub(super) mappings: BTreeMap<Id, Mapping>,
     pub(super) sessions: BTreeMap<Id, Session>,
     by_inside: BTreeMap<InsideKey, Id>,
-    by_outside: BTreeMap<(Protocol, SocketAddr), Id>,
+    /// More than one mapping may have an outside endpoint where ports are overloaded.
+    by_outside: BTreeSet<(Protocol, SocketAddr, Id)>,
     /// Which session carries a pair of endpoints: the first one made.
     by_pair: BTreeMap<(Protocol, SocketAddr, SocketAddr), Id>,
     hosts: BTreeMap<IpAddr, HostEntries>,
@@ -113,8 +123,55 @@ impl Table {
         self.by_inside.get(key).copied()
     }
 
-    pub(super) fn find_outside(&self, protocol: Protocol, outside: SocketAddr) -> Option<Id> {
-        self.by_outside.get(&(protocol, outside)).copied()
+    /// Whose an outside endpoint is; of several the one that knows `remote` best, and then the newest.
+    pub(super) fn find_outside(
+        &self,
+        protocol: Protocol,
+        outside: SocketAddr,
+        remote: SocketAddr,
+    ) -> Option<Id> {
+        let mut all = self.at_outside(protocol, outside).rev();
+        let newest = all.next()?;
+        if all.next().is_none() {
+            return Some(newest);
+        }
+        let knows = |filtering| {
+            self.at_outside(protocol, outside).rev().find(|id| {
+                let mapping = self.mappings.get(id);
+                mapping.is_some_and(|mapping| admits(filtering, &mapping.sessions, remote))
+            })
+        };
+        knows(Behavior::AddressAndPortDependent)
+            .or_else(|| knows(Behavior::AddressDependent))
+            .or(Some(newest))
+    }
+
+    /// The mappings with this outside endpoint, the oldest first.
+    pub(super) fn at_outside(
+        &self,
+        protocol: Protocol,
+        outside: SocketAddr,
+    ) -> impl DoubleEndedIterator<Item = Id> + '_ {
+        let range = (protocol, outside, 0)..=(protocol, outside, Id::MAX);
+        self.by_outside.range(range).map(|&(_, _, id)| id)
+    }
+
+    /// Gives a mapping another outside endpoint; its sessions stay.
+    pub(super) fn move_outside(&mut self, id: Id, outside: SocketAddr) {
+        if let Some(mapping) = self.mappings.get_mut(&id) {
+            let protocol = mapping.key.protocol;
+            self.by_outside.remove(&(protocol, mapping.outside, id));
+            mapping.outside = outside;
+            self.by_outside.insert((protocol, outside, id));
+        }
+    }
+
+    /// From now on its inside endpoint finds it by its sessions alone.
+    pub(super) fn retire(&mut self, id: Id) {
+        if let Some(mapping) = self.mappings.get_mut(&id) {
+            mapping.retired = true;
+            self.by_inside.remove(&mapping.key);
+        }
     }
 
     /// The mapping that a packet from `remote` to `inside` used last time.
@@ -140,7 +197,7 @@ impl Table {
     ) -> Id {
         let id = self.next_id();
         self.by_inside.insert(key, id);
-        self.by_outside.insert((key.protocol, outside), id);
+        self.by_outside.insert((key.protocol, outside, id));
         self.hosts
             .entry(key.inside.ip())
             .or_default()
@@ -150,8 +207,11 @@ impl Table {
             key,
             outside,
             created: now,
+            bound: now,
             idle: Idle::new(now),
             sessions: BTreeMap::new(),
+            granted: None,
+            retired: false,
         };
         self.mappings.insert(id, mapping);
         id
@@ -191,9 +251,11 @@ impl Table {
             self.remove_session(session);
         }
         let mapping = self.mappings.remove(&id)?;
-        self.by_inside.remove(&mapping.key);
+        if !mapping.retired {
+            self.by_inside.remove(&mapping.key);
+        }
         self.by_outside
-            .remove(&(mapping.key.protocol, mapping.outside));
+            .remove(&(mapping.key.protocol, mapping.outside, id));
         let host = mapping.key.inside.ip();
         if let Some(entries) = self.hosts.get_mut(&host) {
             entries.mappings.remove(&id);
@@ -233,7 +295,7 @@ impl Table {
     fn forget_gone(&mut self) {
         let (mappings, sessions) = (&self.mappings, &self.sessions);
         self.due.retain(|Reverse((_, what))| match what {
-            Timed::Mapping(id) => mappings.contains_key(id),
+            Timed::Mapping(id) | Timed::Rebinding(id) => mappings.contains_key(id),
             Timed::Session(id) => sessions.contains_key(id),
         });
     }

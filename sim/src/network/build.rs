@@ -51,6 +51,16 @@ impl Network {
         Ok(())
     }
 
+    /// From now on a host takes what is sent to addresses that nobody has on the segment of its first attachment: it stands
+    /// for a whole network.
+    pub fn set_default(&mut self, host: HostId) {
+        let attachment = self.hosts.get(host.0).and_then(|own| own.first().copied());
+        if let Some(id) = attachment {
+            let segment = self.attachments[id].segment;
+            self.segments[segment.0].default = Some(id);
+        }
+    }
+
     /// Takes a host off everything, as when its cable is pulled; what is on its links is lost.
     pub fn detach(&mut self, host: HostId) {
         let attachments = self
@@ -87,6 +97,7 @@ impl Network {
             outside,
             ipv4,
             ipv6,
+            rules: config.rules,
             up,
             down,
         });
@@ -100,11 +111,36 @@ impl Network {
         self.segments.push(Segment {
             stations: stations.collect(),
             gateway: Some(id),
+            default: None,
             hops: 0,
             reporters: config.inside,
             capture: None,
         });
         Ok((id, inside))
+    }
+
+    /// A router gets other outside addresses, as when a provider assigns new ones; its NATs remember nothing.
+    ///
+    /// # Errors
+    /// When an address is taken, or there is none where one is needed.
+    pub fn renumber(&mut self, id: RouterId, addresses: &[IpAddr]) -> Result<(), NetworkError> {
+        let Some(router) = self.routers.get(id.0) else {
+            return Err(NetworkError::NoSuchPlace(Place::Router(id)));
+        };
+        let (segment, old) = (router.outside, router.ipv4.outside().to_vec());
+        let (ipv4, ipv6) = (router.ipv4.config().clone(), router.ipv6.config().clone());
+        for &address in &old {
+            self.unregister(segment, address);
+        }
+        self.check(segment, addresses)?;
+        for &address in addresses {
+            self.register(segment, address, Station::Router(id));
+        }
+        let ipv4 = Nat::new(ipv4, addresses.to_vec(), self.rng.next_u64())?;
+        let ipv6 = Nat::new(ipv6, addresses.to_vec(), self.rng.next_u64())?;
+        let router = &mut self.routers[id.0];
+        (router.ipv4, router.ipv6) = (ipv4, ipv6);
+        Ok(())
     }
 
     fn links(&mut self, access: Access) -> (Link, Link) {

@@ -11,10 +11,23 @@ use super::{
 use crate::link::{Fate, Link};
 use crate::nat::{DropReason, Verdict};
 use crate::packet::{IcmpError, Packet};
+use crate::rules::Action;
 
 impl Network {
-    /// Puts a packet on a link.
+    /// Puts a packet on a link, in pieces if it is too large and may be cut.
     pub(super) fn cross(&mut self, wire: Wire, packet: Packet, now: Instant) {
+        let config = self.link(wire).config();
+        let (mtu, black_hole) = (usize::from(config.mtu), config.black_hole);
+        if packet.len() <= mtu || packet.dont_fragment || packet.is_ipv6() || black_hole {
+            return self.cross_whole(wire, packet, now);
+        }
+        self.identification = self.identification.wrapping_add(1);
+        for piece in packet.fragments(mtu, self.identification.into()) {
+            self.cross_whole(wire, piece, now);
+        }
+    }
+
+    fn cross_whole(&mut self, wire: Wire, packet: Packet, now: Instant) {
         match self.link(wire).send(&packet, now) {
             Fate::Arrives { at, copy } => {
                 if let Some(at) = copy {
@@ -68,7 +81,7 @@ impl Network {
         if let Some(capture) = &mut segment.capture {
             capture.push(at, &packet);
         }
-        let (hops, gateway) = (segment.hops, segment.gateway);
+        let (hops, gateway, default) = (segment.hops, segment.gateway, segment.default);
         if packet.ttl <= hops {
             return self.exceed(id, &packet, now);
         }
@@ -77,9 +90,28 @@ impl Network {
             (Some(&Station::Host(to)), _) => self.cross(Wire::HostDown(to), packet, now),
             (Some(&Station::Router(to)), _) => self.cross(Wire::RouterDown(to), packet, now),
             (None, Some(router)) if !entered => self.leave(router, packet, now),
+            (None, _) if default.is_some() => {
+                if let Some(to) = default {
+                    self.cross(Wire::HostDown(to), packet, now);
+                }
+            }
+            (Some(Station::Gateway), Some(router)) if !entered => self.serve(router, &packet, now),
             (Some(Station::Gateway) | None, _) => {
                 self.lose(Place::Segment(id), Cause::Unroutable, &packet, now);
             }
+        }
+    }
+
+    /// A packet from inside is for the router itself.
+    fn serve(&mut self, id: RouterId, packet: &Packet, now: Instant) {
+        let router = &mut self.routers[id.0];
+        let inside = router.inside;
+        match router.nat_for_mut(packet.source).serve(packet, now) {
+            Some(answer) => {
+                self.note(Event::Served(id), &answer, now);
+                self.route(inside, answer, true, now);
+            }
+            None => self.lose(Place::Segment(inside), Cause::Unroutable, packet, now),
         }
     }
 
@@ -95,8 +127,14 @@ impl Network {
             return self.report(inside, &packet, IcmpError::TooBig { mtu }, now);
         }
         packet.ttl -= 1;
+        match router.rules.judge(&packet, true) {
+            Action::Pass => {}
+            action @ (Action::Drop | Action::Reject) => {
+                return self.forbid(id, action, &packet, now);
+            }
+        }
         let before = self.log.is_on().then(|| Summary::of(&packet));
-        match router.nat_for_mut(packet.source).outbound(packet, now) {
+        match router.nat_for_outbound(&packet).outbound(packet, now) {
             Verdict::Forward(packet) => {
                 self.note(Event::Outbound(id), &packet, now);
                 self.cross(Wire::RouterUp(id), packet, now);
@@ -106,6 +144,7 @@ impl Network {
                 self.route(inside, packet, true, now);
             }
             Verdict::Drop(reason) => self.refuse(id, reason, before, now),
+            Verdict::Held => {}
             Verdict::Reply(packet) => {
                 self.note(Event::Reported(Place::Router(id)), &packet, now);
                 self.route(inside, packet, true, now);
@@ -121,6 +160,9 @@ impl Network {
             return self.exceed(outside, &packet, now);
         }
         packet.ttl -= 1;
+        if router.rules.judge(&packet, false) != Action::Pass {
+            return self.lose(Place::Router(id), Cause::Forbidden, &packet, now);
+        }
         let before = self.log.is_on().then(|| Summary::of(&packet));
         match router.nat_for_mut(packet.source).inbound(packet, now) {
             Verdict::Forward(packet) | Verdict::Hairpin(packet) => {
@@ -128,10 +170,20 @@ impl Network {
                 self.route(inside, packet, true, now);
             }
             Verdict::Drop(reason) => self.refuse(id, reason, before, now),
+            Verdict::Held => {}
             Verdict::Reply(packet) => {
                 self.note(Event::Reported(Place::Router(id)), &packet, now);
                 self.cross(Wire::RouterUp(id), packet, now);
             }
+        }
+    }
+
+    /// A rule keeps a packet from inside.
+    fn forbid(&mut self, id: RouterId, action: Action, packet: &Packet, now: Instant) {
+        self.lose(Place::Router(id), Cause::Forbidden, packet, now);
+        if action == Action::Reject {
+            let inside = self.routers[id.0].inside;
+            self.report(inside, packet, IcmpError::Prohibited, now);
         }
     }
 

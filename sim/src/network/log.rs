@@ -45,6 +45,8 @@ pub enum Event {
     Inbound(RouterId),
     /// A router sent it back inside, as it is now.
     Hairpin(RouterId),
+    /// A router answered with it as a server.
+    Served(RouterId),
     /// A link made two of it.
     Duplicated(Place),
     /// A router made it to report an error.
@@ -73,6 +75,8 @@ pub enum Cause {
     TooBig,
     /// A NAT or firewall dropped it.
     Nat(DropReason),
+    /// A router's rules forbid it.
+    Forbidden,
     /// Its TTL ran out, and the sender is told.
     TimeExceeded,
     /// Nobody has its destination address here.
@@ -174,6 +178,7 @@ impl fmt::Display for Event {
             Self::Outbound(router) => write!(f, "{router} out"),
             Self::Inbound(router) => write!(f, "{router} in"),
             Self::Hairpin(router) => write!(f, "{router} hairpin"),
+            Self::Served(router) => write!(f, "{router} answered"),
             Self::Duplicated(place) => write!(f, "{place} duplicated"),
             Self::Reported(place) => write!(f, "{place} reported"),
             Self::Dropped(place, cause) => write!(f, "{place} dropped ({cause})"),
@@ -199,6 +204,7 @@ impl fmt::Display for Cause {
             Self::Link(LinkDrop::BlackHole) => f.write_str("MTU black hole"),
             Self::TooBig => f.write_str("too big"),
             Self::Nat(reason) => reason.fmt(f),
+            Self::Forbidden => f.write_str("forbidden"),
             Self::TimeExceeded => f.write_str("TTL ran out"),
             Self::Unroutable => f.write_str("unroutable"),
             Self::Detached => f.write_str("detached"),

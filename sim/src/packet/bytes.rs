@@ -31,11 +31,15 @@ impl Packet {
     /// # Errors
     /// When it is cut off, contradictory or damaged.
     pub fn parse(ip_packet: &[u8]) -> Result<Self, ParseError> {
-        match ip_packet.first().ok_or(ParseError::Truncated)? >> 4 {
-            4 => parse_ipv4(ip_packet),
-            6 => parse_ipv6(ip_packet),
-            _ => Err(ParseError::Version),
-        }
+        parse(ip_packet, true)
+    }
+
+    /// The same as an interface hands it over that leaves checksums to others: those of UDP and TCP are not looked at.
+    ///
+    /// # Errors
+    /// When it is cut off or contradictory.
+    pub fn parse_offloaded(ip_packet: &[u8]) -> Result<Self, ParseError> {
+        parse(ip_packet, false)
     }
 
     /// The real packet's bytes. What is larger than an IP packet can be gets a wrong length, as no link carries it.
@@ -222,7 +226,15 @@ fn sum(protocol: u8, source: IpAddr, destination: IpAddr, body: &[u8]) -> u16 {
     checksum::combine(&[pseudo, data])
 }
 
-fn parse_ipv4(bytes: &[u8]) -> Result<Packet, ParseError> {
+fn parse(ip_packet: &[u8], verify: bool) -> Result<Packet, ParseError> {
+    match ip_packet.first().ok_or(ParseError::Truncated)? >> 4 {
+        4 => parse_ipv4(ip_packet, verify),
+        6 => parse_ipv6(ip_packet, verify),
+        _ => Err(ParseError::Version),
+    }
+}
+
+fn parse_ipv4(bytes: &[u8], verify: bool) -> Result<Packet, ParseError> {
     let header: &[u8; 20] = bytes.first_chunk().ok_or(ParseError::Truncated)?;
     let (header_len, total_len) = (
         usize::from(header[0] & 0xf) * 4,
@@ -250,7 +262,7 @@ fn parse_ipv4(bytes: &[u8]) -> Result<Packet, ParseError> {
             payload: body.to_vec(),
         }
     } else {
-        parse_body(protocol, source, destination, body)?
+        parse_body(protocol, source, destination, body, verify)?
     };
     Ok(Packet {
         source,
@@ -261,7 +273,7 @@ fn parse_ipv4(bytes: &[u8]) -> Result<Packet, ParseError> {
     })
 }
 
-fn parse_ipv6(bytes: &[u8]) -> Result<Packet, ParseError> {
+fn parse_ipv6(bytes: &[u8], verify: bool) -> Result<Packet, ParseError> {
     let header: &[u8; 40] = bytes.first_chunk().ok_or(ParseError::Truncated)?;
     let body = bytes
         .get(40..40 + usize::from(u16_at(header, 4)))
@@ -281,7 +293,7 @@ fn parse_ipv6(bytes: &[u8]) -> Result<Packet, ParseError> {
             protocol: fragment[0],
             payload: body[8..].to_vec(),
         },
-        (protocol, _) => parse_body(protocol, source, destination, body)?,
+        (protocol, _) => parse_body(protocol, source, destination, body, verify)?,
     };
     Ok(Packet {
         source,
@@ -297,11 +309,12 @@ fn parse_body(
     source: IpAddr,
     destination: IpAddr,
     bytes: &[u8],
+    verify: bool,
 ) -> Result<Body, ParseError> {
     let ipv6 = source.is_ipv6();
     match (protocol, ipv6) {
-        (UDP, _) => parse_udp(source, destination, bytes),
-        (TCP, _) => parse_tcp(source, destination, bytes),
+        (UDP, _) => parse_udp(source, destination, bytes, verify),
+        (TCP, _) => parse_tcp(source, destination, bytes, verify),
         (ICMP, false) | (ICMPV6, true) => parse_icmp(protocol, source, destination, bytes),
         _ => Ok(Body::Other {
             protocol,
@@ -310,7 +323,12 @@ fn parse_body(
     }
 }
 
-fn parse_udp(source: IpAddr, destination: IpAddr, bytes: &[u8]) -> Result<Body, ParseError> {
+fn parse_udp(
+    source: IpAddr,
+    destination: IpAddr,
+    bytes: &[u8],
+    verify: bool,
+) -> Result<Body, ParseError> {
     let header: &[u8; 8] = bytes.first_chunk().ok_or(ParseError::Truncated)?;
     let length = usize::from(u16_at(header, 4));
     if length < 8 || length > bytes.len() {
@@ -319,7 +337,7 @@ fn parse_udp(source: IpAddr, destination: IpAddr, bytes: &[u8]) -> Result<Body, 
     let datagram = &bytes[..length];
     // RFC 768: zero means that the sender computed none; IPv6 forbids that (RFC 8200, section 8.1).
     let unchecked = u16_at(header, 6) == 0 && source.is_ipv4();
-    if !unchecked && sum(UDP, source, destination, datagram) != 0xffff {
+    if verify && !unchecked && sum(UDP, source, destination, datagram) != 0xffff {
         return Err(ParseError::Checksum("UDP"));
     }
     Ok(Body::Udp {
@@ -329,13 +347,18 @@ fn parse_udp(source: IpAddr, destination: IpAddr, bytes: &[u8]) -> Result<Body, 
     })
 }
 
-fn parse_tcp(source: IpAddr, destination: IpAddr, bytes: &[u8]) -> Result<Body, ParseError> {
+fn parse_tcp(
+    source: IpAddr,
+    destination: IpAddr,
+    bytes: &[u8],
+    verify: bool,
+) -> Result<Body, ParseError> {
     let header: &[u8; 20] = bytes.first_chunk().ok_or(ParseError::Truncated)?;
     let header_len = usize::from(header[12] >> 4) * 4;
     if header_len < 20 || header_len > bytes.len() {
         return Err(ParseError::Length);
     }
-    if sum(TCP, source, destination, bytes) != 0xffff {
+    if verify && sum(TCP, source, destination, bytes) != 0xffff {
         return Err(ParseError::Checksum("TCP"));
     }
     let mut segment = bytes[4..].to_vec();

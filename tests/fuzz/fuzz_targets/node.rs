@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 use kuguri_proto::SocketId;
 use kuguri_proto::gateway::Subnet;
 use kuguri_proto::identity::Identity;
-use kuguri_proto::node::{Command, Config, Event, HubConfig, Node, RendezvousServer, Role};
+use kuguri_proto::node::{
+    Command, Config, Event, HubConfig, MEMBERS_MAX, Node, RendezvousServer, Role,
+};
 use kuguri_proto::wire::stun::{Username, encode_request};
 use libfuzzer_sys::fuzz_target;
 
@@ -61,6 +63,7 @@ fn hub(server: SocketAddr, now: Instant) -> Node {
             name: "office".into(),
             tokens: vec![[5; 16]],
             subnet: Subnet::default(),
+            members_max: MEMBERS_MAX,
         }),
         rendezvous: RendezvousServer {
             addresses: vec![server],

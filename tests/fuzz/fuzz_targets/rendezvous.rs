@@ -34,6 +34,8 @@ fuzz_target!(|bytes: &[u8]| {
         addresses: vec![[203, 0, 113, 1].into()],
         port: 7777,
         alternate_port: Some(7778),
+        second_address: None,
+        stun: stun::Policy::Strict,
         limits: Limits::default(),
     };
     let mut now = Instant::now();

@@ -1,47 +1,16 @@
 //! One `kuguri` process: started, listened to, ended with its value, also when a claim panics.
 
 use std::io::{self, BufRead, BufReader, Read};
-use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 use std::time::Instant;
 
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 use serde_json::Value;
 
 use super::{PATIENCE, until};
-
-/// The program under test.
-#[derive(Clone, Debug)]
-pub struct Program(PathBuf);
-
-impl Program {
-    /// The one that Cargo built; or, where that file cannot be reached, the copy that `KUGURI_UNDER_TEST` names.
-    #[must_use]
-    pub fn new(built: &str) -> Self {
-        let copy = std::env::var_os("KUGURI_UNDER_TEST");
-        Self(copy.map_or_else(|| built.into(), PathBuf::from))
-    }
-
-    /// Where it is.
-    #[must_use]
-    pub fn path(&self) -> &std::path::Path {
-        &self.0
-    }
-
-    /// A call of it that sees nothing of the caller's own settings.
-    #[must_use]
-    pub fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(&self.0);
-        command.args(arguments);
-        for setting in ["KUGURI_STATE", "KUGURI_INVITE", "KUGURI_LOG"] {
-            command.env_remove(setting);
-        }
-        command
-    }
-}
 
 /// A process that runs. Dropped, it is killed and waited for.
 #[derive(Debug)]
@@ -163,6 +132,30 @@ impl Running {
         }
     }
 
+    /// The first line of stdout that has this text in it, waited for.
+    ///
+    /// # Panics
+    /// When it does not come.
+    pub fn line(&mut self, text: &str) -> String {
+        let end = Instant::now() + PATIENCE;
+        let mut next = 0;
+        loop {
+            while let Some(line) = self.out.get(next) {
+                next += 1;
+                if line.contains(text) {
+                    return line.clone();
+                }
+            }
+            self.wait_for_a_line(text, end);
+        }
+    }
+
+    /// All lines of stdout so far.
+    #[must_use]
+    pub fn lines(&self) -> &[String] {
+        &self.out
+    }
+
     /// The first line of stdout, waited for.
     ///
     /// # Panics
@@ -187,14 +180,34 @@ impl Running {
     }
 
     /// Asks it to end (SIGTERM) and waits until it has.
+    #[must_use]
+    pub fn stop(self) -> Ended {
+        self.stop_by(Signal::SIGTERM)
+    }
+
+    /// Sends it a signal that is to end it, and waits until it has ended.
     ///
     /// # Panics
     /// When it does not end.
     #[must_use]
-    pub fn stop(self) -> Ended {
-        let id = i32::try_from(self.child.id()).expect("process ids are small");
-        kill(Pid::from_raw(id), Signal::SIGTERM).expect("it is our child and not reaped");
+    pub fn stop_by(self, signal: Signal) -> Ended {
+        kill(self.pid(), signal).expect("it is our child and not reaped");
         self.end()
+    }
+
+    /// Sends its whole process group, which it leads, what a terminal sends at Ctrl-C; and waits until it has ended.
+    ///
+    /// # Panics
+    /// When it leads none, or does not end.
+    #[must_use]
+    pub fn press_ctrl_c(self) -> Ended {
+        killpg(self.pid(), Signal::SIGINT).expect("it was started as a group");
+        self.end()
+    }
+
+    fn pid(&self) -> Pid {
+        let id = i32::try_from(self.child.id());
+        Pid::from_raw(id.expect("process ids are small"))
     }
 
     /// Kills it, as `kill -9` does, and waits for it.

@@ -7,18 +7,20 @@
 //!                        vps-machine
 //! ```
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use kuguri_sim::lab::{Attachment, Lab, Machine, World, without_capabilities};
+use kuguri::demo::stage::{Nats, Setting, payload};
+use kuguri_sim::lab::{Lab, Machines, World, without_capabilities};
 use kuguri_sim::nat::Preset;
-use kuguri_sim::network::{Access, Network, RouterConfig, SegmentId};
+use kuguri_sim::network::{Access, Network};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::process::{Ended, Program, Running};
+use super::process::{Ended, Running};
+use super::program::Program;
 use super::until;
 
 /// Has the rendezvous.
@@ -30,7 +32,7 @@ pub const DESK: &str = "desk-machine";
 /// Behind another NAT.
 pub const HOME: &str = "home-machine";
 /// The address of the VPS.
-pub const VPS_ADDRESS: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 10);
+pub use kuguri::demo::stage::VPS as VPS_ADDRESS;
 /// The hub's virtual host.
 pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(192, 168, 30, 1);
 
@@ -59,19 +61,15 @@ impl Scene {
     /// When the kernel refuses.
     #[must_use]
     pub fn new(world: &World, program: Program, office: Preset, home: Preset) -> Self {
-        let mut plan = Plan {
-            network: Network::new(1, Instant::now()),
-            machines: Vec::new(),
+        let setting = Setting {
+            names: [VPS, OFFICE, DESK, HOME],
+            access: Access::delay(Duration::from_millis(5)),
+            seed: 1,
+            captured: CAPTURED_PACKETS,
         };
-        plan.machine(VPS, Network::INTERNET, VPS_ADDRESS, access());
-        let office = plan.lan(office, [198, 51, 100, 7], [192, 168, 1, 1]);
-        plan.machine(OFFICE, office, [192, 168, 1, 10], Access::default());
-        plan.machine(DESK, office, [192, 168, 1, 20], Access::default());
-        let home = plan.lan(home, [192, 0, 2, 44], [192, 168, 7, 1]);
-        plan.machine(HOME, home, [192, 168, 7, 10], Access::default());
-        plan.network.capture(Network::INTERNET, CAPTURED_PACKETS);
-        let lab = Lab::start(world, plan.network, plan.machines, Attachment::Auto)
-            .unwrap_or_else(|refusal| panic!("{refusal}"));
+        let lab = setting
+            .build(world, Nats { office, home })
+            .unwrap_or_else(|refusal| panic!("{refusal:#}"));
         let files = TempDir::new().expect("a temporary directory");
         Self {
             lab,
@@ -222,60 +220,6 @@ impl Member {
             mac: mac.try_into().expect("six bytes"),
             mtu: usize::try_from(mtu).expect("small"),
         }
-    }
-}
-
-struct Plan {
-    network: Network,
-    machines: Vec<Machine>,
-}
-
-impl Plan {
-    fn lan(&mut self, nat: Preset, outside: [u8; 4], inside: [u8; 4]) -> SegmentId {
-        let config = RouterConfig {
-            inside: vec![inside.into()],
-            ..RouterConfig::new(nat.config(), outside.into(), access())
-        };
-        let added = self.network.add_router(Network::INTERNET, config);
-        added.expect("the address is free").1
-    }
-
-    fn machine(
-        &mut self,
-        name: &str,
-        segment: SegmentId,
-        address: impl Into<Ipv4Addr>,
-        access: Access,
-    ) {
-        let address = address.into();
-        let [a, b, c, _] = address.octets();
-        let host = self.network.add_host();
-        self.network
-            .attach(host, segment, &[IpAddr::from(address)], access)
-            .expect("the address is free");
-        self.machines.push(Machine {
-            name: name.to_owned(),
-            host,
-            addresses: vec![(address.into(), 24)],
-            gateways: vec![Ipv4Addr::new(a, b, c, 1).into()],
-            mtu: 1500,
-        });
-    }
-}
-
-fn access() -> Access {
-    Access::delay(Duration::from_millis(5))
-}
-
-fn payload(body: &kuguri_sim::packet::Body) -> &[u8] {
-    use kuguri_sim::packet::Body;
-    match body {
-        Body::Udp { payload, .. }
-        | Body::IcmpEcho { payload, .. }
-        | Body::Fragment { payload, .. }
-        | Body::Other { payload, .. } => payload,
-        Body::Tcp { segment, .. } => segment,
-        Body::IcmpError { quote, .. } => quote.as_bytes(),
     }
 }
 

@@ -47,7 +47,10 @@ fn frames<'a>(
             Chunk::Fragment(fragment) => {
                 frames.extend(reassembler.handle_fragment(fragment, now).expect("honest"))
             }
-            other @ (Chunk::Segment(_) | Chunk::Ping { .. } | Chunk::Pong { .. }) => {
+            other @ (Chunk::OpenFrame(_)
+            | Chunk::Segment(_)
+            | Chunk::Ping { .. }
+            | Chunk::Pong { .. }) => {
                 panic!("nobody packed {other:?}")
             }
         }

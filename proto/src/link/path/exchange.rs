@@ -21,14 +21,13 @@ pub(super) struct Exchange {
     due: Option<Instant>,
     /// Whether that is for a reason of ours, and not only the next try.
     asked: bool,
-    /// When our list was given that has not been answered.
-    unanswered: Option<Instant>,
-    /// Theirs came unasked and ours has not been given in return.
-    owed: bool,
     last_given: Option<Instant>,
     /// Rounds without success since the last one.
     futile: u32,
+    /// Lists given.
     round: u32,
+    /// Lists that the other end had given when it gave the latest that came.
+    heard: u32,
 }
 
 impl Exchange {
@@ -39,11 +38,10 @@ impl Exchange {
             begun: false,
             due: (!starter).then(|| now + FIRST_WAIT),
             asked: false,
-            unanswered: None,
-            owed: false,
             last_given: None,
             futile: 0,
             round: 0,
+            heard: 0,
         }
     }
 
@@ -65,24 +63,24 @@ impl Exchange {
         self.begun = true;
         self.last_given = Some(now);
         self.asked = false;
-        if !std::mem::take(&mut self.owed) {
-            self.unanswered = Some(now);
+        self.round = self.round.wrapping_add(1);
+        if self.is_unanswered() {
             self.due = Some(now + RETRIES[RETRIES.len() - 1]);
         }
-        self.round = self.round.wrapping_add(1);
         self.round
     }
 
-    /// The other end's list came. Tells whether it wants ours in return.
-    pub(super) fn heard(&mut self) -> bool {
+    /// The other end's list came, its `round`th. Tells whether it wants ours in return: when it has given more than we. So
+    /// lists that cross answer each other, and an answer is never answered.
+    pub(super) const fn heard(&mut self, round: u32) -> bool {
         self.begun = true;
-        self.owed = self.unanswered.take().is_none();
-        self.owed
+        self.heard = round;
+        round > self.round
     }
 
     /// Whether our list is out and theirs has not come.
     pub(super) const fn is_unanswered(&self) -> bool {
-        self.unanswered.is_some()
+        self.round > self.heard
     }
 
     /// A round of checks begins at `start`: sets when the next one is due. `content`: nothing better is to be expected.
@@ -145,6 +143,10 @@ const LATER: Duration = Duration::from_secs(5);
 #[cfg(test)]
 #[allow(clippy::disallowed_methods, reason = "a test may begin at any instant")]
 mod tests {
+    use std::collections::VecDeque;
+
+    use proptest::prelude::*;
+
     use super::*;
 
     const SECOND: Duration = Duration::from_secs(1);
@@ -156,12 +158,12 @@ mod tests {
         starter.local_changed(now);
         other.local_changed(now);
         assert!(starter.poll(now) && !other.poll(now), "one of them");
-        starter.give(now);
-        assert!(other.heard(), "and it wants an answer");
+        let list = starter.give(now);
+        assert!(other.heard(list), "and it wants an answer");
         other.round_begins(false, now);
-        other.give(now);
+        let answer = other.give(now);
         assert!(starter.is_unanswered() && !other.is_unanswered());
-        assert!(!starter.heard(), "which wants none");
+        assert!(!starter.heard(answer), "which wants none");
         starter.round_begins(false, now);
         assert!(
             other.next() > starter.next(),
@@ -181,14 +183,47 @@ mod tests {
         let mut now = Instant::now();
         let mut starter = Exchange::new(true, now);
         starter.local_changed(now);
-        for _ in 0..100 {
+        for round in 1..=100 {
             let next = starter.next().expect("never given up");
             assert!(next <= now + 60 * SECOND);
             now = next;
             assert!(starter.poll(now));
             starter.give(now);
-            assert!(!starter.heard());
+            assert!(!starter.heard(round));
             starter.round_begins(false, now);
+        }
+    }
+
+    proptest! {
+        /// However many lists cross each other, at last each end has answered and nobody speaks any more.
+        #[test]
+        fn an_exchange_comes_to_its_end(gives in prop::collection::vec((any::<bool>(), 0u32..4), 1..20)) {
+            let now = Instant::now();
+            let mut ends = [Exchange::new(true, now), Exchange::new(false, now)];
+            // What is on its way to each end, in order.
+            let mut flight = [VecDeque::new(), VecDeque::new()];
+            let deliver = |ends: &mut [Exchange; 2], flight: &mut [VecDeque<u32>; 2], to: usize| {
+                let Some(list) = flight[to].pop_front() else { return false };
+                if ends[to].heard(list) {
+                    let answer = ends[to].give(now);
+                    flight[1 - to].push_back(answer);
+                }
+                true
+            };
+            for (starter, deliveries) in gives {
+                let from = usize::from(!starter);
+                let list = ends[from].give(now);
+                flight[1 - from].push_back(list);
+                for n in 0..deliveries {
+                    deliver(&mut ends, &mut flight, usize::from(n % 2 == 0));
+                }
+            }
+            let mut left = 200;
+            while deliver(&mut ends, &mut flight, 0) | deliver(&mut ends, &mut flight, 1) {
+                left -= 1;
+                prop_assert!(left > 0, "they answer each other's answers for ever");
+            }
+            prop_assert!(!ends[0].is_unanswered() && !ends[1].is_unanswered());
         }
     }
 

@@ -19,6 +19,7 @@ use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
 
+use super::transaction;
 use crate::SocketId;
 use crate::traversal::budget::Rate;
 use crate::traversal::plan::{self, Plan, Role};
@@ -69,6 +70,8 @@ pub(super) enum Output {
 #[derive(Debug)]
 pub(super) struct Search {
     starter: bool,
+    /// Our link's index, by which answers to what a search sends are told.
+    link: u32,
     rng: StdRng,
     ours: NatClass,
     theirs: NatClass,
@@ -122,9 +125,10 @@ enum Task {
 }
 
 impl Search {
-    pub(super) fn new(starter: bool, seed: [u8; 32]) -> Self {
+    pub(super) fn new(starter: bool, link: u32, seed: [u8; 32]) -> Self {
         Self {
             starter,
+            link,
             rng: StdRng::from_seed(seed),
             ours: NatClass::default(),
             theirs: NatClass::default(),
@@ -241,11 +245,15 @@ impl Search {
                 ports,
                 ..
             } => self.handle_opened(*attempt, *address, ports, now),
-            Message::Waiting { address, ports, .. } => {
+            Message::Waiting { address, ports, .. }
+                if self.target.is_some_and(|target| target.ip() == *address) =>
+            {
                 let ports = ports.iter().copied().take(MAX_LISTED_PORTS).collect();
                 let address = *address;
                 self.take_on(Task::Meet { address, ports });
             }
+            // Only where the other end says in its candidates that its NAT is.
+            Message::Waiting { .. } => {}
             Message::Ladder {
                 address,
                 next,
@@ -305,7 +313,7 @@ impl Search {
             return None;
         };
         let (_, shot) = run.next_shot().filter(|(at, _)| *at <= now)?;
-        let transaction = self.rng.random();
+        let transaction = transaction(self.link, &mut self.rng);
         match shot {
             Shot::Ask(bracket) => {
                 run.take_shot();

@@ -134,6 +134,18 @@ impl Opener {
         opened
     }
 
+    /// Opens many in a row: keys and replay window are taken once. Nobody else opens or installs meanwhile, so it is
+    /// dropped soon.
+    #[must_use]
+    pub fn begin(&self, now: Instant) -> Opening<'_> {
+        Opening {
+            keys: self.keys(),
+            window: self.window(),
+            counters: &self.counters,
+            now,
+        }
+    }
+
     /// Opens datagrams of `key`'s epoch too. The epoch before the newest stays; one still older is wiped.
     pub fn install(&self, key: EpochKey) {
         let mut keys = self.keys.write().unwrap_or_else(PoisonError::into_inner);
@@ -207,6 +219,43 @@ impl Opener {
 
     fn window(&self) -> MutexGuard<'_, ReplayWindow> {
         self.window.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A row of datagrams that are opened one after the other.
+#[derive(Debug)]
+pub struct Opening<'o> {
+    keys: RwLockReadGuard<'o, Keys>,
+    window: MutexGuard<'o, ReplayWindow>,
+    counters: &'o Counters,
+    now: Instant,
+}
+
+impl Opening<'_> {
+    /// Opens `datagram` in place.
+    ///
+    /// # Errors
+    /// As [`Opener::open`].
+    pub fn open<'a>(&mut self, datagram: &'a mut [u8]) -> Result<Opened<'a>, OpenError> {
+        let opened = self.try_open(datagram);
+        self.counters.count(opened.as_ref().err());
+        opened
+    }
+
+    fn try_open<'a>(&mut self, datagram: &'a mut [u8]) -> Result<Opened<'a>, OpenError> {
+        let header = Header::parse(datagram)?;
+        let sequence = header.sequence;
+        let slot = self.keys.slot(header.epoch)?;
+        judge(self.window.check(sequence), sequence)?;
+        let plaintext = slot.open(header, datagram)?;
+        let newest = judge(self.window.accept(sequence), sequence)?;
+        slot.first_opened.get_or_init(|| self.now);
+        Ok(Opened {
+            plaintext,
+            sequence,
+            epoch: header.epoch,
+            newest,
+        })
     }
 }
 

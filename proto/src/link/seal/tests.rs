@@ -30,7 +30,7 @@ fn chain() -> Chain {
     LinkKeys::derive(&[7; EXPORTED], Role::Client).chain
 }
 
-fn pair(suite: Suite) -> (Sealer, Opener) {
+pub(in crate::link) fn pair(suite: Suite) -> (Sealer, Opener) {
     let key = || chain().key(suite, Role::Client, 0);
     (Sealer::new(RECEIVER, key()), Opener::new(key()))
 }

@@ -17,12 +17,13 @@ use rand::{Rng, SeedableRng};
 
 use crate::identity::Identity;
 
-/// A quiet connection is kept alive this often, by the peer: half of the shortest UDP time-out that is common among NATs
-/// (30 s; RFC 4787, REQ-5 asks for two minutes, and few obey), since the mapping carries the relay too.
-pub const KEEP_ALIVE: Duration = Duration::from_secs(15);
+/// A quiet connection is kept alive this often, by the peer. NATs would be content with 15 s (RFC 4787, REQ-5 asks for two
+/// minutes, and few obey); but it is also how soon a peer finds out that the rendezvous started again, or that a NAT gave it
+/// another address.
+pub const KEEP_ALIVE: Duration = Duration::from_secs(5);
 
-/// A connection that is silent this long is over: three keep-alives, so that two lost ones do no harm.
-pub const MAX_IDLE: Duration = Duration::from_secs(45);
+/// A connection that is silent this long is over: three keep-alives, each of which is repeated when it is lost.
+pub const MAX_IDLE: Duration = Duration::from_secs(15);
 
 /// The endpoint's settings for both roles. `restart_key` recognises connections of an earlier run with the same key.
 pub(super) fn endpoint(restart_key: &[u8; 32], rng: &mut StdRng) -> EndpointConfig {
@@ -74,7 +75,7 @@ pub(super) fn server(
 /// One stream of small messages: everything is as small as that allows, because there may be many connections.
 fn transport() -> TransportConfig {
     let mut config = TransportConfig::default();
-    let idle = u32::try_from(MAX_IDLE.as_millis()).expect("45 s are few milliseconds");
+    let idle = u32::try_from(MAX_IDLE.as_millis()).expect("15 s are few milliseconds");
     config
         .max_concurrent_bidi_streams(VarInt::from_u32(1))
         .max_concurrent_uni_streams(VarInt::from_u32(0))

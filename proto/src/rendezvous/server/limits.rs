@@ -41,9 +41,28 @@ impl Bucket {
     }
 }
 
-/// Buckets for sources that have proved nothing: a fixed number, however many sources there are.
+/// Whom an address counts for: an IPv4 address, or the /64 of an IPv6 one, which one host may own whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Network(u128);
+
+impl Network {
+    /// The one that an address belongs to.
+    pub(super) const fn of(address: IpAddr) -> Self {
+        Self(match address.to_canonical() {
+            IpAddr::V4(address) => address.to_bits() as u128,
+            IpAddr::V6(address) => (address.to_bits() >> 64) | (1 << 64),
+        })
+    }
+
+    /// A network in its dealings with one of few others: 65 bits say which network, the upper 32 which other.
+    pub(super) const fn towards(self, other: u32) -> Self {
+        Self(self.0 | ((other as u128) << 96))
+    }
+}
+
+/// Buckets for sources: a fixed number, however many sources there are.
 ///
-/// Two sources may share one; which ones cannot be known from outside. IPv6 sources count by /64, which one host may own whole.
+/// Two sources may share one; which ones cannot be known from outside.
 pub(super) struct SourceBuckets {
     buckets: Vec<Bucket>,
     key: (u128, u128),
@@ -60,7 +79,13 @@ impl SourceBuckets {
     }
 
     /// Takes `amount` units of the source's bucket if they are there.
-    pub(super) fn take(&mut self, source: IpAddr, amount: usize, rate: Rate, now: Instant) -> bool {
+    pub(super) fn take(
+        &mut self,
+        source: Network,
+        amount: usize,
+        rate: Rate,
+        now: Instant,
+    ) -> bool {
         let index = self.index(source);
         self.buckets
             .get_mut(index)
@@ -68,12 +93,8 @@ impl SourceBuckets {
     }
 
     /// Multiply-shift hashing (Dietzfelbinger): whoever does not know the key cannot aim at a bucket.
-    fn index(&self, source: IpAddr) -> usize {
-        let network = match source.to_canonical() {
-            IpAddr::V4(address) => u128::from(address.to_bits()),
-            IpAddr::V6(address) => (address.to_bits() >> 64) | (1 << 64),
-        };
-        let hash = self.key.0.wrapping_mul(network).wrapping_add(self.key.1);
+    fn index(&self, source: Network) -> usize {
+        let hash = self.key.0.wrapping_mul(source.0).wrapping_add(self.key.1);
         usize::try_from(hash >> (128 - SOURCE_BITS)).expect("a number of SOURCE_BITS bits")
     }
 }
@@ -114,7 +135,7 @@ mod tests {
     #[test]
     fn a_host_cannot_have_more_by_changing_its_ipv6_address() {
         let buckets = SourceBuckets::new([7; 32], start());
-        let at = |text: &str| buckets.index(text.parse().expect("an address"));
+        let at = |text: &str| buckets.index(Network::of(text.parse().expect("an address")));
         assert_eq!(at("2001:db8::1"), at("2001:db8::ffff:1"));
         assert_eq!(at("192.0.2.1"), at("::ffff:192.0.2.1"));
         assert_ne!(at("2001:db8::1"), at("2001:db8:0:1::1"));

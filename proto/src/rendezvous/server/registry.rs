@@ -8,12 +8,16 @@
 //!
 //! A datagram is forwarded only from a proven address of a registered peer, on one of its channels, to the proven address
 //! of the other end; never to an address that a datagram or a message names.
+//!
+//! Places for channels to a peer that many want are shared: one opener has few of them, and when all are taken the network
+//! that holds the most gives one to a network that holds fewer. So nobody can keep others from a hub by taking all its places.
 
-use std::collections::HashMap;
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::time::Instant;
 
-use super::limits::{Bucket, Rate};
+use super::limits::{Bucket, Network, Rate, SourceBuckets};
 use crate::identity::PeerId;
 use crate::rendezvous::{Channel, CloseReason};
 
@@ -26,12 +30,20 @@ pub(super) struct Slot(u32);
 pub struct RegistryLimits {
     /// Peers that are registered at once.
     pub peers: usize,
-    /// Channels of one peer at once, opened by it or to it.
-    pub channels_per_peer: usize,
+    /// Channels of all at once.
+    pub channels: usize,
+    /// Channels at once that one peer has opened.
+    pub outbound_per_peer: usize,
+    /// Channels at once that others have opened to one peer: how many members a hub can have that are relayed.
+    pub inbound_per_peer: usize,
+    /// Channels at once that one peer has opened to one other; one more takes the place of the oldest.
+    pub per_pair: usize,
     /// Requests of one peer.
     pub requests: Rate,
     /// Channels that others open to one peer.
     pub introductions: Rate,
+    /// Channels that peers of one source (an IPv4 address, an IPv6 /64) open to one peer.
+    pub introductions_per_source: Rate,
     /// Bytes that are relayed for one peer, counted where they come from.
     pub relayed_bytes: Rate,
 }
@@ -44,10 +56,12 @@ pub(super) struct Notice {
 }
 
 /// The other end of a channel that was opened just now.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Opened {
     pub(super) connection: usize,
     pub(super) channel: Channel,
+    /// The ends of a channel that had to give its place.
+    pub(super) displaced: Vec<Notice>,
 }
 
 /// Why a datagram is not forwarded.
@@ -73,15 +87,22 @@ pub(super) struct Registry {
     /// Looked up, never iterated.
     by_address: HashMap<SocketAddr, Slot>,
     channels: usize,
+    /// Channels opened so far: the age of each.
+    opened: u64,
+    by_source: SourceBuckets,
 }
 
 struct Presence {
     id: PeerId,
     connection: usize,
+    /// Where it registered from.
+    network: Network,
     /// `None` after another peer proved the same one.
     address: Option<SocketAddr>,
     /// Sorted by own number.
     channels: Vec<End>,
+    /// Those of them that it opened itself.
+    outbound: usize,
     next_number: u32,
     requests: Bucket,
     introductions: Bucket,
@@ -93,10 +114,13 @@ struct End {
     number: Channel,
     other: Slot,
     other_number: Channel,
+    /// Counts up with every channel that is opened.
+    age: u64,
 }
 
 impl Registry {
-    pub(super) fn new(limits: RegistryLimits) -> Self {
+    /// Nobody is here. `seed` makes its shared buckets unguessable.
+    pub(super) fn new(limits: RegistryLimits, seed: [u8; 32], now: Instant) -> Self {
         Self {
             limits,
             slots: Vec::new(),
@@ -104,6 +128,8 @@ impl Registry {
             by_id: HashMap::new(),
             by_address: HashMap::new(),
             channels: 0,
+            opened: 0,
+            by_source: SourceBuckets::new(seed, now),
         }
     }
 
@@ -125,8 +151,10 @@ impl Registry {
         *self.slots.get_mut(slot.0 as usize)? = Some(Presence {
             id,
             connection,
+            network: Network::of(address.ip()),
             address: None,
             channels: Vec::new(),
+            outbound: 0,
             next_number: 1,
             requests: Bucket::full(now),
             introductions: Bucket::full(now),
@@ -184,22 +212,85 @@ impl Registry {
             return Err(CloseReason::Invalid);
         }
         let other = other.ok_or(CloseReason::NotRegistered)?;
-        if !self.has_room(slot) || !self.has_room(other) {
-            return Err(CloseReason::Limit);
-        }
-        let rate = self.limits.introductions;
+        self.take_introduction(slot, other, now)
+            .ok_or(CloseReason::Limit)?;
+        let displaced = self.make_room(slot, other).ok_or(CloseReason::Limit)?;
         let target = self.presence_mut(other).ok_or(CloseReason::NotRegistered)?;
-        if !target.introductions.take(1, rate, now) {
-            return Err(CloseReason::Limit);
-        }
         let other_number = target.draw_number();
         let connection = target.connection;
+        self.opened += 1;
         self.insert_end(slot, number, other, other_number);
         self.insert_end(other, other_number, slot, number);
         Ok(Opened {
             connection,
             channel: other_number,
+            displaced,
         })
+    }
+
+    /// Counts that `slot` wants to be introduced to `other`; `None` when it, or all together, have wanted that too often.
+    fn take_introduction(&mut self, slot: Slot, other: Slot, now: Instant) -> Option<()> {
+        let towards = self.presence(slot)?.network.towards(other.0);
+        let rate = self.limits.introductions_per_source;
+        let all = self.limits.introductions;
+        let allowed = self.by_source.take(towards, 1, rate, now)
+            && self.presence_mut(other)?.introductions.take(1, all, now);
+        allowed.then_some(())
+    }
+
+    /// Sees to it that `slot` may open one more channel to `other`: the ends of the channel that had to go for it, if one had
+    /// to. `None` when there is no room.
+    fn make_room(&mut self, slot: Slot, other: Slot) -> Option<Vec<Notice>> {
+        let opener = self.presence(slot)?;
+        let outbound = opener.outbound;
+        let to_other = opener.channels.iter();
+        let to_other = to_other.filter(|end| end.other == other && end.number.is_openers());
+        let (mine, oldest) = (to_other.clone().count(), to_other.min_by_key(|it| it.age));
+        if mine >= self.limits.per_pair {
+            let oldest = oldest.map(|end| end.number)?;
+            return Some(self.cut(slot, oldest));
+        }
+        if outbound >= self.limits.outbound_per_peer || self.channels / 2 >= self.limits.channels {
+            return None;
+        }
+        let target = self.presence(other)?;
+        if target.channels.len() - target.outbound < self.limits.inbound_per_peer {
+            return Some(Vec::new());
+        }
+        let crowding = self.crowding(slot, other)?;
+        Some(self.cut(other, crowding))
+    }
+
+    /// The channel to `other` that gives its place to a newcomer: the oldest one of whoever holds the most in the network that
+    /// holds the most. `None` when the newcomer's network would then hold as many as that one.
+    fn crowding(&self, newcomer: Slot, other: Slot) -> Option<Channel> {
+        let (mut networks, mut peers) = (BTreeMap::new(), BTreeMap::new());
+        let inbound = || {
+            let ends = self.presence(other).into_iter().flat_map(|it| &it.channels);
+            ends.filter(|end| !end.number.is_openers())
+                .filter_map(|end| Some((end, self.presence(end.other)?.network)))
+        };
+        for (end, network) in inbound() {
+            *networks.entry(network).or_insert(0_usize) += 1;
+            *peers.entry(end.other).or_insert(0_usize) += 1;
+        }
+        let held = |network| networks.get(&network).copied().unwrap_or(0);
+        let (end, network) = inbound().min_by_key(|(end, network)| {
+            let peer = peers.get(&end.other).copied().unwrap_or(0);
+            (Reverse(held(*network)), Reverse(peer), end.age)
+        })?;
+        let mine = held(self.presence(newcomer)?.network);
+        (held(network) > mine + 1).then_some(end.number)
+    }
+
+    /// Ends a channel; both ends are to be told.
+    fn cut(&mut self, slot: Slot, number: Channel) -> Vec<Notice> {
+        let Some(&end) = self.end(slot, number) else {
+            return Vec::new();
+        };
+        let near = self.remove_end(slot, number);
+        let far = self.remove_end(end.other, end.other_number);
+        near.into_iter().chain(far).collect()
     }
 
     /// Ends a channel; its other end is to be told.
@@ -265,12 +356,6 @@ impl Registry {
         self.slots.get_mut(slot.0 as usize)?.as_mut()
     }
 
-    fn has_room(&self, slot: Slot) -> bool {
-        let limit = self.limits.channels_per_peer;
-        self.presence(slot)
-            .is_some_and(|it| it.channels.len() < limit)
-    }
-
     fn end(&self, slot: Slot, number: Channel) -> Option<&End> {
         let channels = &self.presence(slot)?.channels;
         let index = channels
@@ -280,6 +365,7 @@ impl Registry {
     }
 
     fn insert_end(&mut self, slot: Slot, number: Channel, other: Slot, other_number: Channel) {
+        let age = self.opened;
         let Some(presence) = self.presence_mut(slot) else {
             return;
         };
@@ -289,8 +375,10 @@ impl Registry {
                 number,
                 other,
                 other_number,
+                age,
             };
             channels.insert(index, end);
+            presence.outbound += usize::from(number.is_openers());
             self.channels += 1;
         }
     }
@@ -302,6 +390,7 @@ impl Registry {
             .binary_search_by_key(&number, |end| end.number)
             .ok()?;
         channels.remove(index);
+        presence.outbound -= usize::from(number.is_openers());
         let connection = presence.connection;
         self.channels -= 1;
         Some(Notice {
@@ -336,9 +425,13 @@ mod tests {
 
     const LIMITS: RegistryLimits = RegistryLimits {
         peers: 2_000_000,
-        channels_per_peer: 4,
+        channels: 2_000_000,
+        outbound_per_peer: 4,
+        inbound_per_peer: 4,
+        per_pair: 2,
         requests: WIDE,
         introductions: WIDE,
+        introductions_per_source: WIDE,
         relayed_bytes: WIDE,
     };
     const WIDE: Rate = Rate {
@@ -357,7 +450,7 @@ mod tests {
     }
 
     fn with_peers(count: u32, now: Instant) -> (Registry, Vec<Slot>) {
-        let mut registry = Registry::new(LIMITS);
+        let mut registry = Registry::new(LIMITS, [1; 32], now);
         let slots = (0..count)
             .map(|n| {
                 let place = registry.register(id(n), n as usize, address(n), now);
@@ -403,6 +496,85 @@ mod tests {
     }
 
     #[test]
+    fn one_more_channel_to_the_same_peer_takes_the_place_of_the_oldest() {
+        let now = start();
+        let (mut registry, slots) = with_peers(3, now);
+        let mut open = |number| registry.open(slots[0], Channel(number), id(1), now);
+        let first = open(8).expect("room");
+        assert_eq!(open(2).expect("room").displaced, []);
+        let third = open(4).expect("room in place of the first");
+        let (near, far) = (0, 1);
+        let notices = [(near, Channel(8)), (far, first.channel)];
+        let notices = notices.map(|(connection, channel)| Notice {
+            connection,
+            channel,
+        });
+        assert_eq!(third.displaced, notices);
+        assert_eq!(registry.channels(), 2);
+        for _ in 0..100 {
+            for number in [6, 2, 4] {
+                let _ = registry.open(slots[0], Channel(number), id(1), now);
+            }
+        }
+        assert_eq!(registry.channels(), 2);
+        assert!(registry.open(slots[2], Channel(2), id(1), now).is_ok());
+    }
+
+    #[test]
+    fn nobody_takes_all_channels_to_a_hub() {
+        let now = start();
+        let mut registry = Registry::new(LIMITS, [1; 32], now);
+        // The hub, two peers of one hostile host, two others.
+        let places = [(0, 1), (1, 1), (1, 2), (2, 1), (3, 1)];
+        let slots: Vec<Slot> = (0..)
+            .zip(places)
+            .map(|(n, (host, port))| {
+                let mut at = address(host);
+                at.set_port(port);
+                registry.register(id(n), 0, at, now).expect("room")
+            })
+            .collect();
+        let mut open = |n: usize, number| registry.open(slots[n], Channel(number), id(0), now);
+        for (n, number) in [(1, 2), (1, 4), (2, 2), (2, 4)] {
+            assert_eq!(open(n, number).expect("room").displaced, []);
+        }
+        for n in [3, 4] {
+            assert_eq!(open(n, 2).expect("a fair share").displaced.len(), 2);
+        }
+        for (n, number) in [(1, 6), (2, 6), (3, 4)] {
+            assert_eq!(open(n, number), Err(CloseReason::Limit), "{n}");
+        }
+        assert_eq!(registry.channels(), 4);
+        assert!(registry.end(slots[3], Channel(2)).is_some());
+        assert!(registry.end(slots[4], Channel(2)).is_some());
+    }
+
+    #[test]
+    fn one_source_cannot_use_up_the_introductions_of_a_peer() {
+        let now = start();
+        let narrow = |burst| Rate {
+            burst,
+            per_second: 1,
+        };
+        let limits = RegistryLimits {
+            introductions: narrow(4),
+            introductions_per_source: narrow(3),
+            ..LIMITS
+        };
+        let mut registry = Registry::new(limits, [1; 32], now);
+        let slots: Vec<Slot> = (0..3)
+            .map_while(|n| registry.register(id(n), 0, address(n), now))
+            .collect();
+        let mut asked = |n: usize| {
+            let opened = registry.open(slots[n], Channel(2), id(0), now);
+            registry.close(slots[n], Channel(2));
+            opened.is_ok()
+        };
+        assert_eq!([(); 5].map(|()| asked(1)), [true, true, true, false, false]);
+        assert!(asked(2), "others are still introduced");
+    }
+
+    #[test]
     fn introductions_and_bytes_are_rationed() {
         let now = start();
         let narrow = Rate {
@@ -415,7 +587,7 @@ mod tests {
             relayed_bytes: narrow,
             ..LIMITS
         };
-        let mut registry = Registry::new(limits);
+        let mut registry = Registry::new(limits, [1; 32], now);
         let mut register = |n: u32| registry.register(id(n), 0, address(n), now);
         let slots: Vec<Slot> = (0..3).map_while(&mut register).collect();
         assert_eq!(register(3), None);
@@ -492,7 +664,7 @@ mod tests {
         #[test]
         fn both_ends_always_agree(steps in prop::collection::vec(step(), 1..200)) {
             let now = start();
-            let mut registry = Registry::new(LIMITS);
+            let mut registry = Registry::new(LIMITS, [1; 32], now);
             for step in steps {
                 let slot = |registry: &Registry, n| registry.find(id(n)).map(|(slot, _)| slot);
                 match step {
@@ -506,7 +678,14 @@ mod tests {
                 for n in 0..6 {
                     let Some(slot) = slot(&registry, n) else { continue };
                     let presence = registry.presence(slot).expect("found");
-                    prop_assert!(presence.channels.len() <= LIMITS.channels_per_peer);
+                    let outbound = presence.channels.iter().filter(|end| end.number.is_openers()).count();
+                    prop_assert_eq!(presence.outbound, outbound);
+                    prop_assert!(outbound <= LIMITS.outbound_per_peer);
+                    prop_assert!(presence.channels.len() - outbound <= LIMITS.inbound_per_peer);
+                    for end in &presence.channels {
+                        let alike = presence.channels.iter().filter(|it| it.other == end.other && it.number.is_openers());
+                        prop_assert!(alike.count() <= LIMITS.per_pair);
+                    }
                     for end in &presence.channels {
                         let back = registry.end(end.other, end.other_number).expect("other end");
                         prop_assert_eq!((back.other, back.other_number), (slot, end.number));

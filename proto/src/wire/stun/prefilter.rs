@@ -102,13 +102,13 @@ fn class(header: &[u8; HEADER]) -> Result<Class, StunError> {
 }
 
 /// RFC 8489, section 5.
-const COOKIE: [u8; 4] = [0x21, 0x12, 0xa4, 0x42];
+pub(super) const COOKIE: [u8; 4] = [0x21, 0x12, 0xa4, 0x42];
 /// Longer names are not ours, in bytes.
 const MAX_USERNAME: usize = 64;
 
 // RFC 8489, section 18.3, and RFC 5780, section 9.1.
-const MAPPED_ADDRESS: u16 = 0x0001;
-const CHANGE_REQUEST: u16 = 0x0003;
+pub(super) const MAPPED_ADDRESS: u16 = 0x0001;
+pub(super) const CHANGE_REQUEST: u16 = 0x0003;
 const USERNAME: u16 = 0x0006;
 const MESSAGE_INTEGRITY: u16 = 0x0008;
 const ERROR_CODE: u16 = 0x0009;

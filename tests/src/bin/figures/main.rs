@@ -16,6 +16,7 @@ use serde::Serialize;
 mod beginning;
 mod pairs;
 mod reach;
+mod recovery;
 mod speed;
 mod stream;
 mod table;
@@ -28,6 +29,7 @@ struct Figures {
     stream: stream::Figures,
     pairs: Vec<pairs::Row>,
     reach: Vec<reach::Row>,
+    recovery: Vec<recovery::Row>,
     speed: speed::Speed,
     missed: Vec<String>,
 }
@@ -66,6 +68,7 @@ fn main() -> ExitCode {
         stream: stream::measure(),
         pairs: pairs::measure(),
         reach: reach::measure(),
+        recovery: recovery::measure(),
         speed: speed::measure(),
         missed: Vec::new(),
     };

@@ -2,7 +2,7 @@
 
 use std::fmt::{self, Write};
 
-use super::{Figures, Spread, beginning, pairs, reach, speed, stream};
+use super::{Figures, Spread, beginning, pairs, reach, recovery, speed, stream};
 
 /// Everything, as Markdown.
 pub(crate) fn render(figures: &Figures) -> String {
@@ -12,6 +12,7 @@ pub(crate) fn render(figures: &Figures) -> String {
         stream(figures, &mut out),
         pairs(figures, &mut out),
         write_reach(&figures.reach, &mut out),
+        recovery(figures, &mut out),
         speed(figures, &mut out),
         verdict(figures, &mut out),
     ];
@@ -174,6 +175,31 @@ fn write_reach(rows: &[reach::Row], out: &mut String) -> fmt::Result {
             spread(row.probes, 0),
             row.mappings,
             row.per_second,
+        )?;
+    }
+    writeln!(out)
+}
+
+fn recovery(figures: &Figures, out: &mut String) -> fmt::Result {
+    writeln!(out, "## From an accident to the next answered ping\n")?;
+    writeln!(
+        out,
+        "{} runs each (seeds 0 to {}), access {} ms, at a random time of a calm link that is asked by a ping ten times a \
+         second from when everything is there again: seconds.\n",
+        recovery::SEEDS,
+        recovery::SEEDS - 1,
+        recovery::ACCESS.as_millis()
+    )?;
+    writeln!(
+        out,
+        "| accident | link | recovered | p50 s | p95 s | longest s |"
+    )?;
+    writeln!(out, "|---|---|--:|--:|--:|--:|")?;
+    for row in &figures.recovery {
+        writeln!(
+            out,
+            "| {} | {} | {} of {} | {:.1} | {:.1} | {:.1} |",
+            row.accident, row.path, row.recovered, row.seeds, row.p50_s, row.p95_s, row.max_s,
         )?;
     }
     writeln!(out)

@@ -11,14 +11,14 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use kuguri_sim::lab::{Lab, without_capabilities};
+use kuguri_sim::lab::{Machines, without_capabilities};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 
 /// Which rights a process has on its machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Rights {
+pub(crate) enum Rights {
     /// None at all.
     None,
     /// Those of the machine's root: it may have a virtual LAN card.
@@ -27,30 +27,30 @@ pub(super) enum Rights {
 
 /// One line that a process said.
 #[derive(Clone, Debug)]
-pub(super) struct Line {
+pub(crate) struct Line {
     /// The machine's name.
-    pub(super) who: &'static str,
+    pub(crate) who: &'static str,
     /// When it was read.
-    pub(super) at: Instant,
+    pub(crate) at: Instant,
     /// The object; null when the process has closed its output.
-    pub(super) said: Value,
+    pub(crate) said: Value,
 }
 
 impl Line {
     /// The event's name.
-    pub(super) fn event(&self) -> &str {
+    pub(crate) fn event(&self) -> &str {
         self.said["event"].as_str().unwrap_or_default()
     }
 
     /// A text field, empty when it is missing.
-    pub(super) fn text(&self, field: &str) -> &str {
+    pub(crate) fn text(&self, field: &str) -> &str {
         self.said[field].as_str().unwrap_or_default()
     }
 }
 
 /// All processes of the demo.
-pub(super) struct Cast<'a> {
-    lab: &'a Lab,
+pub(crate) struct Cast<'a> {
+    machines: &'a dyn Machines,
     program: PathBuf,
     files: PathBuf,
     actors: Vec<(&'static str, Child)>,
@@ -61,10 +61,10 @@ pub(super) struct Cast<'a> {
 
 impl<'a> Cast<'a> {
     /// Nobody yet. `files` is where each process gets a directory of its own.
-    pub(super) fn new(lab: &'a Lab, program: PathBuf, files: PathBuf) -> Self {
+    pub(crate) fn new(machines: &'a dyn Machines, program: PathBuf, files: PathBuf) -> Self {
         let (ears, lines) = channel();
         Self {
-            lab,
+            machines,
             program,
             files,
             actors: Vec::new(),
@@ -75,7 +75,7 @@ impl<'a> Cast<'a> {
     }
 
     /// Starts `kuguri` on a machine with these arguments and those of every verb, and listens to it.
-    pub(super) fn start(
+    pub(crate) fn start(
         &mut self,
         who: &'static str,
         arguments: &[&str],
@@ -93,7 +93,7 @@ impl<'a> Cast<'a> {
         }
         let start = Instant::now();
         let mut child = self
-            .lab
+            .machines
             .spawn(who, &mut command)
             .with_context(|| format!("cannot start kuguri on {who}"))?;
         if let Some(stdout) = child.stdout.take() {
@@ -106,7 +106,7 @@ impl<'a> Cast<'a> {
 
     /// The first line of `who`, of all that it ever said, that `is_it` accepts; waits for it if need be. `what` names
     /// it when it does not come.
-    pub(super) fn hear(
+    pub(crate) fn hear(
         &mut self,
         who: &'static str,
         what: &str,
@@ -146,13 +146,13 @@ impl<'a> Cast<'a> {
     }
 
     /// Whether `who` has said such a thing by now.
-    pub(super) fn heard(&mut self, who: &str, is_it: impl Fn(&Line) -> bool) -> bool {
+    pub(crate) fn heard(&mut self, who: &str, is_it: impl Fn(&Line) -> bool) -> bool {
         self.said.extend(self.lines.try_iter());
         self.said.iter().any(|line| line.who == who && is_it(line))
     }
 
     /// The first event of that name.
-    pub(super) fn event(
+    pub(crate) fn event(
         &mut self,
         who: &'static str,
         event: &str,
@@ -162,11 +162,11 @@ impl<'a> Cast<'a> {
     }
 
     /// What `kuguri status --json` says on a machine.
-    pub(super) fn status(&self, who: &'static str) -> anyhow::Result<Value> {
+    pub(crate) fn status(&self, who: &'static str) -> anyhow::Result<Value> {
         let mut command = self.command(who, &["status"]);
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         let output = self
-            .lab
+            .machines
             .spawn(who, &mut command)
             .and_then(Child::wait_with_output)
             .with_context(|| format!("cannot start kuguri status on {who}"))?;
@@ -179,22 +179,22 @@ impl<'a> Cast<'a> {
     }
 
     /// Where the process on a machine keeps its files.
-    pub(super) fn directory(&self, who: &str) -> PathBuf {
+    pub(crate) fn directory(&self, who: &str) -> PathBuf {
         self.files.join(who)
     }
 
     /// The program itself.
-    pub(super) fn program(&self) -> &Path {
+    pub(crate) fn program(&self) -> &Path {
         &self.program
     }
 
     /// Each machine's process, as the world numbers it.
-    pub(super) fn processes(&self) -> impl Iterator<Item = (&'static str, u32)> {
+    pub(crate) fn processes(&self) -> impl Iterator<Item = (&'static str, u32)> {
         self.actors.iter().map(|(who, child)| (*who, child.id()))
     }
 
     /// Ends all processes, the last first, as Ctrl-C would.
-    pub(super) fn stop(&mut self) {
+    pub(crate) fn stop(&mut self) {
         for (_, mut child) in self.actors.drain(..).rev() {
             let asked = i32::try_from(child.id())
                 .is_ok_and(|pid| kill(Pid::from_raw(pid), Signal::SIGTERM).is_ok());

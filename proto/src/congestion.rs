@@ -23,7 +23,7 @@ pub enum Algorithm {
 
 /// The congestion window and its history.
 #[derive(Clone, Debug)]
-pub(super) struct Congestion {
+pub(crate) struct Congestion {
     algorithm: Algorithm,
     /// The largest segment in bytes.
     mss: u64,
@@ -69,7 +69,7 @@ struct Undo {
 }
 
 impl Congestion {
-    pub(super) fn new(algorithm: Algorithm, mss: u64) -> Self {
+    pub(crate) fn new(algorithm: Algorithm, mss: u64) -> Self {
         let window = (10 * mss).min((2 * mss).max(14_720));
         Self {
             algorithm,
@@ -88,22 +88,22 @@ impl Congestion {
     }
 
     /// Bytes that may be in flight.
-    pub(super) const fn window(&self) -> u64 {
+    pub(crate) const fn window(&self) -> u64 {
         self.state.window
     }
 
     /// The window at which slow start ends; none before the first loss.
-    pub(super) fn ssthresh(&self) -> Option<u64> {
+    pub(crate) fn ssthresh(&self) -> Option<u64> {
         Some(self.state.ssthresh).filter(|&bytes| bytes != u64::MAX)
     }
 
-    pub(super) const fn in_slow_start(&self) -> bool {
+    pub(crate) const fn in_slow_start(&self) -> bool {
         self.state.window < self.state.ssthresh
     }
 
     /// A segment of `bytes` that was sent at `sent_at` has arrived. `limited` says whether the window, not the
     /// application, held the sender back: an unused window does not grow (RFC 9002, section 7.8).
-    pub(super) fn on_acknowledged(
+    pub(crate) fn on_acknowledged(
         &mut self,
         bytes: u64,
         sent_at: Instant,
@@ -129,7 +129,7 @@ impl Congestion {
     }
 
     /// A segment that was sent at `sent_at` counts as lost: once per round trip the window shrinks.
-    pub(super) fn on_lost(&mut self, sent_at: Instant, now: Instant) {
+    pub(crate) fn on_lost(&mut self, sent_at: Instant, now: Instant) {
         if !self.in_recovery(sent_at) {
             self.undo = Some(Undo {
                 state: self.state,
@@ -145,7 +145,7 @@ impl Congestion {
     }
 
     /// A segment that counted as lost has arrived after all.
-    pub(super) fn on_spurious(&mut self, sent_at: Instant) {
+    pub(crate) fn on_spurious(&mut self, sent_at: Instant) {
         let Some(undo) = self.undo.as_mut().filter(|undo| undo.covers(sent_at)) else {
             return;
         };
@@ -165,7 +165,7 @@ impl Congestion {
     }
 
     /// Nothing arrived for so long that the path must be taken as new (RFC 9002, section 7.6).
-    pub(super) fn on_persistent_congestion(&mut self) {
+    pub(crate) fn on_persistent_congestion(&mut self) {
         self.state.window = self.minimum();
         self.state.epoch = None;
         self.recovery_start = None;
@@ -293,9 +293,13 @@ fn cube_root(cubed: u128) -> u64 {
 const MAX_ELAPSED: u128 = 1_000_000_000;
 
 #[cfg(test)]
+#[allow(clippy::disallowed_methods, reason = "a test may begin at any instant")]
 mod tests {
     use super::*;
-    use crate::link::arq::tests::epoch;
+
+    fn epoch() -> Instant {
+        Instant::now()
+    }
 
     const MSS: u64 = 1000;
     const RTT: Duration = Duration::from_millis(100);

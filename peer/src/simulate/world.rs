@@ -16,7 +16,8 @@ use kuguri_proto::gateway::subnet::Subnet;
 use kuguri_proto::identity::{Identity, PeerId};
 use kuguri_proto::node::status::LinkStatus;
 use kuguri_proto::node::{
-    Command, Config, Event, HubConfig, MemberConfig, Node, ReachConfig, RendezvousServer, Role,
+    Command, Config, Event, HubConfig, MEMBERS_MAX, MemberConfig, Node, ReachConfig,
+    RendezvousServer, Role,
 };
 use kuguri_proto::rendezvous::server;
 use kuguri_proto::wire::control::Credential;
@@ -28,11 +29,10 @@ use kuguri_sim::nat::NatConfig;
 use kuguri_sim::network::{Access, HostId, Logging, Network, RouterConfig, RouterId, SegmentId};
 use kuguri_sim::packet::{Body, Packet};
 use kuguri_sim::run::{Host, Simulation};
-
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-use crate::frames;
+use super::frames;
 
 /// Where the rendezvous is.
 pub const VPS: IpAddr = IpAddr::V4(Ipv4Addr::new(203, 0, 113, 10));
@@ -42,6 +42,8 @@ pub const VPS_OTHER: IpAddr = IpAddr::V4(Ipv4Addr::new(203, 0, 113, 11));
 pub const PORT: u16 = 7777;
 /// The port that every peer binds.
 const PEER_PORT: u16 = 40_000;
+/// Packets on the public side that are remembered.
+const HEARD: usize = 100_000;
 /// The hub's virtual host.
 const HUB_ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 168, 30, 1);
 /// Home's virtual LAN card.
@@ -128,8 +130,6 @@ pub struct Rendezvous {
     /// The server.
     pub server: server::Server,
     forwarded: Vec<Transmit>,
-    /// Answers that leave by another address than the server's own, or by the wanted one.
-    answers: Vec<(SocketAddr, Transmit)>,
 }
 
 impl World {
@@ -237,6 +237,8 @@ impl World {
             name: "office".to_owned(),
             tokens: vec![TOKEN],
             subnet,
+            members_max: MEMBERS_MAX,
+            card: false,
         };
         self.config(self.office, Role::Hub(hub))
     }
@@ -264,10 +266,8 @@ impl World {
             host_name: format!("machine-{number}"),
             seed: self.fresh_seed(10 + number),
             aes_in_hardware: true,
-            reach: ReachConfig {
-                stun: vec![SocketAddr::new(VPS_OTHER, PORT + 1)],
-                ..ReachConfig::default()
-            },
+            relay_only: false,
+            reach: ReachConfig::default(),
         }
     }
 
@@ -277,6 +277,22 @@ impl World {
         // The first three programs have what their purpose gives them.
         bytes[8] ^= self.started.saturating_sub(2);
         bytes
+    }
+
+    /// Listens on the public side from now on.
+    pub fn listen(&mut self) {
+        let network = self.simulation.network_mut();
+        network.capture(Network::INTERNET, HEARD);
+    }
+
+    /// Source and destination of what was heard there.
+    #[must_use]
+    pub fn heard(&self) -> Vec<(IpAddr, IpAddr)> {
+        let heard = self.simulation.network().captured(Network::INTERNET);
+        let packets = heard.into_iter().flat_map(|it| it.packets());
+        packets
+            .map(|it| (it.packet.source, it.packet.destination))
+            .collect()
     }
 
     // ---- what runs
@@ -291,8 +307,14 @@ impl World {
 
     /// Starts a rendezvous with the key that it always had, in place of the one that runs, which is as if it had been killed.
     pub fn start_rendezvous(&mut self) {
-        let rendezvous =
-            Rendezvous::new(&self.identity(0), self.fresh_seed(3), self.simulation.now());
+        self.start_rendezvous_with(server::Limits::default());
+    }
+
+    /// The same with other limits than a rendezvous has by default.
+    pub fn start_rendezvous_with(&mut self, limits: server::Limits) {
+        let (identity, seed) = (self.identity(0), self.fresh_seed(3));
+        let (second, now) = (Some(VPS_OTHER), self.simulation.now());
+        let rendezvous = Rendezvous::new(&identity, seed, second, limits, now);
         self.started += 1;
         self.simulation
             .insert(self.vps, Machine::Rendezvous(Box::new(rendezvous)));
@@ -539,14 +561,14 @@ fn peer_of(simulation: &Simulation<Machine>, host: HostId) -> &Peer {
 }
 
 /// 32 bytes for one use in a world of this seed.
-fn seed(world: u64, purpose: u8) -> [u8; 32] {
+pub(super) fn seed(world: u64, purpose: u8) -> [u8; 32] {
     let mut bytes = [purpose; 32];
     bytes[..8].copy_from_slice(&world.to_be_bytes());
     bytes
 }
 
 impl Peer {
-    fn new(config: Config, address: SocketAddr, now: Instant) -> Self {
+    pub(super) fn new(config: Config, address: SocketAddr, now: Instant) -> Self {
         let mut node = Node::new(config, now);
         node.handle_command(Command::LocalAddresses(vec![address]), now);
         let mut peer = Self {
@@ -575,7 +597,7 @@ impl Peer {
         std::iter::from_fn(|| self.node.poll_transmit(now)).collect()
     }
 
-    fn drain(&mut self, now: Instant) {
+    pub(super) fn drain(&mut self, now: Instant) {
         while let Some(request) = self.node.poll_socket() {
             self.handle_request(request, now);
         }
@@ -630,67 +652,54 @@ impl Peer {
 }
 
 impl Rendezvous {
-    /// STUN at the other address, and with a wish for another source: what a server with two addresses does (RFC 5780).
-    fn handle_discovery(&mut self, to: SocketAddr, remote: SocketAddr, payload: &[u8]) -> bool {
-        let Ok(message) = stun::parse(payload) else {
-            return false;
-        };
-        if message.class != stun::Class::Request {
-            return false;
-        }
-        let other = |ip: IpAddr| if ip == VPS { VPS_OTHER } else { VPS };
-        let from = SocketAddr::new(
-            if message.change.address {
-                other(to.ip())
-            } else {
-                to.ip()
-            },
-            if message.change.port {
-                2 * PORT + 1 - to.port()
-            } else {
-                to.port()
-            },
-        );
-        let plain = stun::encode_probe(message.transaction, stun::Change::default());
-        let addresses = stun::ServerAddresses {
-            origin: from,
-            other: Some(SocketAddr::new(other(to.ip()), 2 * PORT + 1 - to.port())),
-        };
-        if let Some(contents) = stun::answer(&plain, remote, &addresses) {
-            self.answers
-                .push((from, Transmit::datagram(remote, contents)));
-        }
-        true
-    }
-
-    fn new(identity: &Identity, seed: [u8; 32], now: Instant) -> Self {
+    pub(super) fn new(
+        identity: &Identity,
+        seed: [u8; 32],
+        second_address: Option<IpAddr>,
+        limits: server::Limits,
+        now: Instant,
+    ) -> Self {
         let config = server::Config {
             addresses: vec![VPS],
             port: PORT,
             alternate_port: Some(PORT + 1),
-            limits: server::Limits::default(),
+            second_address,
+            stun: stun::Policy::Strict,
+            limits,
         };
         Self {
             server: server::Server::new(identity, config, seed, now),
             forwarded: Vec::new(),
-            answers: Vec::new(),
         }
     }
 
     /// Takes a datagram; a relayed one goes straight on.
     fn handle_datagram(
         &mut self,
-        port: u16,
+        to: SocketAddr,
         remote: SocketAddr,
         payload: &mut Vec<u8>,
         now: Instant,
     ) {
-        let socket = SocketId(port.saturating_sub(PORT));
+        let mut sockets = (0..4).map(SocketId);
+        let Some(socket) = sockets.find(|&socket| socket_address(socket) == to) else {
+            return;
+        };
         if let Some(destination) = self.server.handle_datagram(socket, remote, payload, now) {
             self.forwarded
                 .push(Transmit::datagram(destination, std::mem::take(payload)));
         }
     }
+}
+
+/// The address of a socket of the rendezvous.
+fn socket_address(SocketId(number): SocketId) -> SocketAddr {
+    let address = if number < server::SECOND[0].0 {
+        VPS
+    } else {
+        VPS_OTHER
+    };
+    SocketAddr::new(address, PORT + number % 2)
 }
 
 impl Neighbour {
@@ -733,10 +742,7 @@ impl Host for Machine {
             }
             Self::Rendezvous(rendezvous) => {
                 let to = SocketAddr::new(packet.destination, destination_port);
-                if rendezvous.handle_discovery(to, remote, &payload) {
-                    return;
-                }
-                rendezvous.handle_datagram(destination_port, remote, &mut payload, now)
+                rendezvous.handle_datagram(to, remote, &mut payload, now);
             }
         }
     }
@@ -757,15 +763,12 @@ impl Host for Machine {
                 peer.sent += 1;
                 (source, transmit)
             }
-            Self::Rendezvous(rendezvous) if !rendezvous.answers.is_empty() => {
-                rendezvous.answers.pop()?
-            }
             Self::Rendezvous(rendezvous) => {
                 let transmit = rendezvous
                     .forwarded
                     .pop()
                     .or_else(|| rendezvous.server.poll_transmit(now))?;
-                (SocketAddr::new(VPS, PORT + transmit.socket.0), transmit)
+                (socket_address(transmit.socket), transmit)
             }
         };
         Some(Packet {

@@ -1,0 +1,289 @@
+//! The fast path: threads that move frames between the card and the socket without the control loop.
+//!
+//! ```text
+//!                    ┌── outbound ──▶ split ─ switch ─ batch ─ seal ──▶ UDP (GSO)
+//!   card (vnet) ◀────┤
+//!                    └── inbound ◀─ coalesce ◀─ switch ◀─ open ◀──────── UDP (GRO), all sockets
+//!                          │   └──▶ another link: batch ─ seal ──▶ UDP        (a hub)
+//!                          ▼ what is no frame, or goes to many, or to nobody known: bounded
+//!                     control loop (driver, node) ── Plane: links, ways, table ──▶ both threads
+//! ```
+//!
+//! It decides nothing: where frames go, by which way, with which keys is what the node has said last ([`Plane`]). It reads that
+//! without waiting, allocates nothing and locks nothing that another thread holds for long, and waits only in `poll`.
+//! Everything that needs a decision it hands up; when nobody takes that in time, it is dropped and counted.
+
+use std::collections::BTreeMap;
+use std::io::{self, PipeWriter};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
+
+use kuguri_proto::SocketId;
+use kuguri_proto::link::Via;
+use kuguri_proto::node::plane::Plane;
+use serde::Serialize;
+use tokio::sync::{Notify, mpsc};
+
+use crate::tap::{CardPort, Offload};
+use crate::udp::UdpPort;
+
+mod card;
+mod inbound;
+mod lanes;
+mod map;
+mod outbound;
+mod published;
+mod queue;
+mod wait;
+
+use inbound::Inbound;
+use map::Map;
+use outbound::Outbound;
+use published::Published;
+use wait::Readers;
+
+/// The threads, as the control loop sees them.
+#[derive(Debug)]
+pub struct DataPlane {
+    shared: Arc<Shared>,
+    sockets: Sockets,
+    up: mpsc::Receiver<Up>,
+    /// Closing it ends the threads.
+    stop: Option<PipeWriter>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+/// What needs a decision.
+#[derive(Debug)]
+pub enum Up {
+    /// A datagram that is no sealed one of a known link.
+    Datagram {
+        /// By which socket it came.
+        socket: SocketId,
+        /// From where.
+        remote: SocketAddr,
+        /// Its bytes.
+        bytes: Vec<u8>,
+    },
+    /// Chunks of a sealed datagram that are no frames.
+    Opened {
+        /// The link.
+        index: u32,
+        /// The chunks.
+        chunks: Vec<u8>,
+        /// Bytes of the whole datagram.
+        size: u16,
+        /// How it came.
+        via: Via,
+    },
+    /// Something authentic came by another way than we send by.
+    Heard {
+        /// The link.
+        index: u32,
+        /// The way.
+        via: Via,
+    },
+    /// A frame out of a link that goes to many, or to nobody known.
+    LinkFrame {
+        /// The link.
+        index: u32,
+        /// The frame, with its checksum.
+        frame: Vec<u8>,
+    },
+    /// The same from the card.
+    CardFrame(Vec<u8>),
+    /// A thread has ended by itself, which is a fault of the program: nothing moves frames any more.
+    Broken,
+}
+
+/// What is in use, for `status`.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct InUse {
+    /// What the kernel does for the card, if there is one.
+    pub card: Option<Offload>,
+    /// The system cuts datagrams out of one buffer (GSO).
+    pub udp_gso: bool,
+    /// The system joins datagrams in one buffer (GRO).
+    pub udp_gro: bool,
+    /// What the control loop was too slow to take.
+    pub dropped_control: u64,
+}
+
+/// Sockets by the names that the node has for them.
+type Sockets = BTreeMap<SocketId, Arc<UdpPort>>;
+
+/// What the threads and the control loop share.
+#[derive(Debug)]
+struct Shared {
+    /// The main socket.
+    udp: Arc<UdpPort>,
+    /// All that are read, the main one included.
+    sockets: Published<Sockets>,
+    readers: Readers,
+    card: Option<Arc<CardPort>>,
+    map: Published<Map>,
+    up: mpsc::Sender<Up>,
+    dropped_up: AtomicU64,
+    /// Nobody looks at traffic: the next datagram that waits for an answer is to be told.
+    parked: AtomicBool,
+    active: Arc<Notify>,
+}
+
+impl DataPlane {
+    /// Starts the threads. They know no link yet.
+    ///
+    /// # Errors
+    /// When the system gives no thread.
+    pub fn start(udp: Arc<UdpPort>, card: Option<Arc<CardPort>>) -> io::Result<Self> {
+        let (tell, up) = mpsc::channel(QUEUE);
+        let (stopped, stop) = io::pipe()?;
+        let shared = Arc::new(Shared {
+            readers: Readers::new(stopped.try_clone()?)?,
+            sockets: Published::default(),
+            udp: Arc::clone(&udp),
+            card,
+            map: Published::default(),
+            up: tell,
+            dropped_up: AtomicU64::new(0),
+            parked: AtomicBool::new(true),
+            active: Arc::new(Notify::new()),
+        });
+        let mut plane = Self {
+            shared: Arc::clone(&shared),
+            sockets: BTreeMap::new(),
+            up,
+            stop: Some(stop),
+            threads: Vec::new(),
+        };
+        plane.listen(SocketId::MAIN, udp)?;
+        let inbound = Inbound::new(Arc::clone(&shared));
+        let thread = spawn("kuguri-in", &shared, move || inbound.run())?;
+        plane.threads.push(thread);
+        if let Some(card) = &shared.card {
+            let outbound = Outbound::new(Arc::clone(&shared), Arc::clone(card));
+            let thread = spawn("kuguri-out", &shared, move || {
+                outbound.run(&stopped);
+            })?;
+            plane.threads.push(thread);
+        }
+        Ok(plane)
+    }
+
+    /// Reads this socket too, from now on, and sends by it what is to go by it.
+    ///
+    /// # Errors
+    /// When the system cannot watch one more.
+    pub fn listen(&mut self, id: SocketId, socket: Arc<UdpPort>) -> io::Result<()> {
+        self.shared.readers.add(&*socket, id)?;
+        self.sockets.insert(id, socket);
+        self.shared.sockets.publish(self.sockets.clone());
+        Ok(())
+    }
+
+    /// Reads that socket no more.
+    pub fn forget(&mut self, id: SocketId) {
+        if let Some(socket) = self.sockets.remove(&id) {
+            self.shared.readers.remove(&*socket);
+            self.shared.sockets.publish(self.sockets.clone());
+        }
+    }
+
+    /// From now on this holds.
+    pub fn publish(&self, plane: Plane) {
+        self.shared.map.publish(Map::new(plane, &self.sockets));
+    }
+
+    /// Waits for what needs a decision.
+    pub async fn recv(&mut self) -> Option<Up> {
+        self.up.recv().await
+    }
+
+    /// The next that needs one, if any is there.
+    pub fn try_recv(&mut self) -> Option<Up> {
+        self.up.try_recv().ok()
+    }
+
+    /// Notified when a datagram has left that waits for an answer, after [`Self::park`].
+    #[must_use]
+    pub fn watch(&self) -> Arc<Notify> {
+        Arc::clone(&self.shared.active)
+    }
+
+    /// Nobody will look at traffic until [`Self::watch`] tells.
+    pub fn park(&self) {
+        self.shared.parked.store(true, Ordering::SeqCst);
+    }
+
+    /// What is in use.
+    #[must_use]
+    pub fn in_use(&self) -> InUse {
+        InUse {
+            card: self.shared.card.as_ref().map(|card| card.offload()),
+            udp_gso: self.shared.udp.segments() > 1,
+            udp_gro: self.shared.udp.joins() > 1,
+            dropped_control: self.shared.dropped_up.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Ends the threads; what they have in hand goes out first.
+    pub fn stop(&mut self) {
+        self.stop = None;
+        for thread in self.threads.drain(..) {
+            // A panic has been told already.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for DataPlane {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+impl Shared {
+    /// Hands something up, unless the control loop has too much to do already.
+    fn hand_up(&self, up: Up) {
+        if self.up.try_send(up).is_err() {
+            self.dropped_up.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// A datagram left that waits for an answer.
+    fn tell_active(&self) {
+        if self.parked.load(Ordering::SeqCst) && self.parked.swap(false, Ordering::SeqCst) {
+            self.active.notify_one();
+        }
+    }
+}
+
+fn spawn(
+    name: &str,
+    shared: &Arc<Shared>,
+    work: impl FnOnce() + Send + 'static,
+) -> io::Result<JoinHandle<()>> {
+    let alarm = Alarm(shared.up.clone());
+    std::thread::Builder::new()
+        .name(name.to_owned())
+        .spawn(move || {
+            let _alarm = alarm;
+            work();
+        })
+}
+
+/// Tells when its thread ends by a panic.
+struct Alarm(mpsc::Sender<Up>);
+
+impl Drop for Alarm {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            // Without the control loop there is nobody to tell.
+            let _ = self.0.blocking_send(Up::Broken);
+        }
+    }
+}
+
+/// Things that wait for the control loop.
+const QUEUE: usize = 1024;
