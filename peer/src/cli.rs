@@ -8,9 +8,11 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
 
+use anyhow::anyhow;
 use clap::{Parser, Subcommand};
 
 use crate::config::state::State;
+use crate::stdout;
 
 mod connect;
 mod invite;
@@ -65,14 +67,15 @@ enum Verb {
 pub fn main() -> ExitCode {
     let started = Instant::now();
     let arguments = Arguments::parse_from(translated(std::env::args_os()));
-    match run(arguments, started) {
-        Ok(code) => code,
-        Err(error) => {
-            // Without a stderr there is nobody to tell.
-            let _ = writeln!(anstream::stderr(), "error: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    let said = run(arguments, started).and_then(|code| match stdout::failure() {
+        Some(sentence) if code == ExitCode::SUCCESS => Err(anyhow!(sentence)),
+        Some(_) | None => Ok(code),
+    });
+    said.unwrap_or_else(|error| {
+        // Without a stderr there is nobody to tell.
+        let _ = writeln!(anstream::stderr(), "error: {error:#}");
+        ExitCode::FAILURE
+    })
 }
 
 /// The arguments with a verb of vpncmd's in our words.
@@ -127,16 +130,10 @@ fn block_on<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<
     result
 }
 
-/// One line of result. A reader that went away is no error of ours.
-fn print(line: &str) {
-    let mut out = anstream::stdout();
-    let _ = writeln!(out, "{line}").and_then(|()| out.flush());
-}
-
-/// No process of this state directory runs; others may, of another one.
+/// No process of this state directory answers questions; others may, of another one.
 fn nothing_runs(state: &State) -> String {
     format!(
-        "nothing runs here ({}); start `kuguri serve` or `kuguri connect`, or look as the user who did (sudo has a \
+        "no hub and no member runs here ({}; a rendezvous has no status); start `kuguri serve` or `kuguri connect`, or look as the user who did (sudo has a \
          directory of its own), or name the directory with --state DIR",
         state.run().display()
     )

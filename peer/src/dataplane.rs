@@ -17,7 +17,7 @@ use std::collections::BTreeMap;
 use std::io::{self, PipeWriter};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 
 use kuguri_proto::SocketId;
@@ -64,6 +64,8 @@ pub enum Up {
         socket: SocketId,
         /// From where.
         remote: SocketAddr,
+        /// It says that it is from the rendezvous that we are registered at; a flood of others does not crowd it out.
+        trusted: bool,
         /// Its bytes.
         bytes: Vec<u8>,
     },
@@ -125,6 +127,8 @@ struct Shared {
     card: Option<Arc<CardPort>>,
     map: Published<Map>,
     up: mpsc::Sender<Up>,
+    /// How much of each kind waits for the control loop.
+    waiting: [AtomicUsize; KINDS],
     dropped_up: AtomicU64,
     /// Nobody looks at traffic: the next datagram that waits for an answer is to be told.
     parked: AtomicBool,
@@ -146,6 +150,7 @@ impl DataPlane {
             card,
             map: Published::default(),
             up: tell,
+            waiting: Default::default(),
             dropped_up: AtomicU64::new(0),
             parked: AtomicBool::new(true),
             active: Arc::new(Notify::new()),
@@ -197,12 +202,16 @@ impl DataPlane {
 
     /// Waits for what needs a decision.
     pub async fn recv(&mut self) -> Option<Up> {
-        self.up.recv().await
+        let up = self.up.recv().await?;
+        self.shared.taken(&up);
+        Some(up)
     }
 
     /// The next that needs one, if any is there.
     pub fn try_recv(&mut self) -> Option<Up> {
-        self.up.try_recv().ok()
+        let up = self.up.try_recv().ok()?;
+        self.shared.taken(&up);
+        Some(up)
     }
 
     /// Notified when a datagram has left that waits for an answer, after [`Self::park`].
@@ -237,6 +246,18 @@ impl DataPlane {
     }
 }
 
+impl Up {
+    /// What may not crowd out what: datagrams of whoever, those of the rendezvous, frames, and what is proved to be from peers.
+    const fn kind(&self) -> usize {
+        match self {
+            Self::Datagram { trusted: false, .. } => 0,
+            Self::Datagram { trusted: true, .. } => 1,
+            Self::LinkFrame { .. } | Self::CardFrame(_) => 2,
+            Self::Opened { .. } | Self::Heard { .. } | Self::Broken => 3,
+        }
+    }
+}
+
 impl Drop for DataPlane {
     fn drop(&mut self) {
         self.stop();
@@ -244,10 +265,20 @@ impl Drop for DataPlane {
 }
 
 impl Shared {
-    /// Hands something up, unless the control loop has too much to do already.
+    /// Hands something up, unless the control loop has too much of its kind to do already.
     fn hand_up(&self, up: Up) {
-        if self.up.try_send(up).is_err() {
+        let waiting = &self.waiting[up.kind()];
+        let room = waiting.fetch_add(1, Ordering::Relaxed) < SHARE;
+        if !room || self.up.try_send(up).is_err() {
+            waiting.fetch_sub(1, Ordering::Relaxed);
             self.dropped_up.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// The control loop has it now.
+    fn taken(&self, up: &Up) {
+        if !matches!(up, Up::Broken) {
+            self.waiting[up.kind()].fetch_sub(1, Ordering::Relaxed);
         }
     }
 
@@ -285,5 +316,41 @@ impl Drop for Alarm {
     }
 }
 
-/// Things that wait for the control loop.
-const QUEUE: usize = 1024;
+/// Kinds of things that wait for the control loop.
+const KINDS: usize = 4;
+/// Things of one kind that wait at most.
+const SHARE: usize = 512;
+/// All, and room for the alarms.
+const QUEUE: usize = KINDS * SHARE + 8;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::udp::UdpSocket;
+
+    #[tokio::test]
+    async fn a_flood_of_one_kind_leaves_room_for_the_others() {
+        let socket = UdpSocket::bind(0).expect("a port");
+        let mut plane = DataPlane::start(socket.shared(), None).expect("threads");
+        let remote = SocketAddr::from(([192, 0, 2, 1], 1));
+        for _ in 0..2 * QUEUE {
+            plane.shared.hand_up(Up::Datagram {
+                remote,
+                trusted: false,
+                bytes: Vec::new(),
+            });
+        }
+        let via = Via::Relay(kuguri_proto::rendezvous::Channel(0));
+        plane.shared.hand_up(Up::Heard { index: 7, via });
+        let all: Vec<Up> = std::iter::from_fn(|| plane.try_recv()).collect();
+        assert_eq!(all.len(), SHARE + 1);
+        assert!(matches!(all.last(), Some(Up::Heard { index: 7, .. })));
+        assert_eq!(
+            usize::try_from(plane.in_use().dropped_control),
+            Ok(2 * QUEUE - SHARE)
+        );
+        // What was taken makes room again.
+        plane.shared.hand_up(Up::CardFrame(Vec::new()));
+        assert!(plane.try_recv().is_some());
+    }
+}

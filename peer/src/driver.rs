@@ -95,7 +95,6 @@ pub struct Driver<O> {
     sleep: Sleep,
     pings: BTreeMap<u64, oneshot::Sender<Value>>,
     next_ping: u64,
-    first_answer_by: Option<Instant>,
     end: End,
     more: bool,
     /// Whether the rendezvous has ever known us.
@@ -153,7 +152,6 @@ impl<O: Observe> Driver<O> {
             sleep: Sleep::new(),
             pings: BTreeMap::new(),
             next_ping: 0,
-            first_answer_by: Some(now + FIRST_ANSWER),
             end: End::Running,
             more: false,
             registered: false,
@@ -214,7 +212,7 @@ impl<O: Observe> Driver<O> {
         let room = room.then(|| Instant::now() + ROOM_AGAIN);
         let node = self.node.poll_timeout();
         let leases = self.secure_nat.as_ref().and_then(SecureNat::next_timer);
-        let timers = [node, self.first_answer_by, stop_by, self.look, room, leases];
+        let timers = [node, stop_by, self.look, room, leases];
         timers.into_iter().flatten().min()
     }
 
@@ -244,6 +242,7 @@ impl<O: Observe> Driver<O> {
                     socket,
                     remote,
                     mut bytes,
+                    ..
                 } => self.node.handle_datagram(socket, remote, &mut bytes, now),
                 Up::Opened {
                     index,
@@ -393,14 +392,6 @@ impl<O: Observe> Driver<O> {
         if self.look.is_some_and(|by| by <= now) {
             self.look(now);
         }
-        if self.first_answer_by.is_some_and(|by| by <= now) {
-            self.first_answer_by = None;
-            let reason = "no answer from the rendezvous yet, still trying; is it running, does its name or address \
-                          lead there, and does UDP get out of this network?"
-                .to_owned();
-            let fatal = false;
-            self.say(&Saying::Node(&Event::RendezvousFailed { reason, fatal }));
-        }
         self.keep_leases_if_due(now);
         if matches!(self.end, End::Stopping(by, _) if by <= now) {
             self.give_up();
@@ -456,12 +447,8 @@ impl<O: Observe> Driver<O> {
     async fn take_event(&mut self, event: Event) {
         self.say(&Saying::Node(&event));
         match event {
-            Event::Registered { .. } => {
-                self.first_answer_by = None;
-                self.registered = true;
-            }
+            Event::Registered { .. } => self.registered = true,
             Event::RendezvousFailed { reason, fatal } => {
-                self.first_answer_by = None;
                 if fatal {
                     self.begin_to_end(Some(anyhow!(reason)));
                 }
@@ -600,8 +587,6 @@ async fn at(time: Option<Instant>) {
 /// What a peer has done that was stopped too early.
 pub(crate) const NEVER_REGISTERED: &str =
     "stopped before it was registered at the rendezvous; nobody was reached";
-/// When a silence of the rendezvous is told.
-const FIRST_ANSWER: Duration = Duration::from_secs(5);
 /// How long goodbyes may take.
 const GOODBYE: Duration = Duration::from_secs(1);
 /// Things from the data plane taken in one turn.

@@ -29,6 +29,7 @@ pub mod punch_sockets;
 pub mod qr;
 pub mod route;
 pub mod simulate;
+pub mod stdout;
 pub mod tap;
 pub mod udp;
 mod watch;

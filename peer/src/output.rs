@@ -36,6 +36,7 @@ use kuguri_proto::node::Event;
 use kuguri_proto::wire::control::Refusal;
 use serde_json::{Value, json};
 
+use crate::stdout;
 use crate::tap::CardKind;
 
 mod nat;
@@ -205,11 +206,14 @@ pub fn stdout_is_terminal() -> bool {
 }
 
 fn write_all(lines: &Receiver<Line>) {
-    let (mut out, mut err) = (anstream::stdout(), anstream::stderr());
+    let mut err = anstream::stderr();
     for line in lines {
         // A reader that went away ends its output, never the network.
         let _ = match line {
-            Line::Out(line) => writeln!(out, "{line}").and_then(|()| out.flush()),
+            Line::Out(line) => match stdout::write(&format!("{line}\n")) {
+                true => writeln!(err, "{}", stdout::failure().unwrap_or_default()),
+                false => Ok(()),
+            },
             Line::Err(line) => writeln!(err, "{line}"),
         };
     }

@@ -417,6 +417,11 @@ impl Link {
         }
     }
 
+    /// The pings that have no answer yet, and get none when the link ends.
+    pub fn unanswered_pings(&self) -> impl Iterator<Item = u64> {
+        self.secure.iter().flat_map(|it| it.unanswered_pings())
+    }
+
     /// Asks for a sign of life at once, by whichever way there is.
     pub fn check_alive(&mut self, now: Instant) {
         if let Some(secure) = &mut self.secure {

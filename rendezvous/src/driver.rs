@@ -78,7 +78,12 @@ impl Driver {
         }
         self.server.stop(Instant::now());
         self.drain();
-        info!(stats = ?self.server.stats(), "stopped");
+        let stats = self.server.stats();
+        info!(
+            "stopped; it had {} registrations and relayed {} datagrams, {} bytes",
+            stats.registrations, stats.relayed_datagrams, stats.relayed_bytes
+        );
+        debug!(?stats);
         Ok(())
     }
 

@@ -2,14 +2,19 @@
 //! to do, and is left as it is. What root writes in a user's directory stays the user's.
 #![cfg(target_os = "linux")]
 
-use std::fs::{self, Permissions};
+use std::fs::{self, OpenOptions, Permissions};
+use std::net::UdpSocket;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
 use kuguri_proto::identity::Identity;
 use kuguri_proto::invite::Invite;
-use kuguri_tests::real::place::{NOBODY, Ordinary, Place, is_refusal, some_invite};
+use kuguri_tests::real::place::{
+    NOBODY, Ordinary, Place, ends_with_refusal, is_refusal, some_invite,
+};
+use kuguri_tests::real::process::Running;
 use kuguri_tests::real::program::Program;
+use kuguri_tests::real::until;
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 
@@ -132,6 +137,15 @@ fn write_private(directory: &Path, name: &str, bytes: &[u8]) -> PathBuf {
     file
 }
 
+/// A hub's file without its key is refused for that alone.
+fn write_hub(directory: &Path, text: &str) -> PathBuf {
+    let secret = "secret AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE";
+    let public = Identity::from_seed(&[1; 32]).id();
+    let key = format!("{secret}\npublic {public}\n");
+    write_private(directory, "hub-office.key", key.as_bytes());
+    write_private(directory, "hub-office.toml", text.as_bytes())
+}
+
 #[test]
 fn a_hub_file_that_is_damaged_is_named_by_line_and_kept() {
     let place = Place::here(program());
@@ -145,12 +159,14 @@ fn a_hub_file_that_is_damaged_is_named_by_line_and_kept() {
             2,
         ),
         (String::new(), 1),
+        // More than anybody wrote.
+        ("\n".repeat(17 << 20), 1 + (16 << 20) + 1),
     ]
     .into_iter()
     .enumerate()
     {
         let state = format!("hub-{number}");
-        let file = write_private(&place.state(&state), "hub-office.toml", text.as_bytes());
+        let file = write_hub(&place.state(&state), &text);
         let place_of_error = format!("{}, line {line}", file.display());
         for arguments in [
             &["serve", "office", "--rendezvous", "127.0.0.1:9"][..],
@@ -180,7 +196,7 @@ fn a_hub_file_that_others_can_read_is_refused() {
     let place = Place::here(program());
     let token = "00112233445566778899aabbccddeeff";
     let text = format!("tokens = [\"{token}\"]\n");
-    let file = write_private(&place.state("hub"), "hub-office.toml", text.as_bytes());
+    let file = write_hub(&place.state("hub"), &text);
     fs::set_permissions(&file, Permissions::from_mode(0o640)).expect("ours");
     let words = [file.to_str().expect("text"), "chmod 600"];
     for arguments in [
@@ -212,7 +228,7 @@ fn what_root_writes_in_a_users_directory_stays_the_users() {
     assert!(status.status.success(), "{status:?}");
     assert!(hub.stop().status.success());
     let after = place.run("hub", &["status"]);
-    is_refusal(&after, &["nothing runs here"]);
+    is_refusal(&after, &["runs here"]);
     everything_is_of(&state, owner);
 
     let mut hub = user.start("hub", &arguments);
@@ -231,3 +247,52 @@ fn everything_is_of(directory: &Path, owner: u32) {
         }
     }
 }
+
+/// Its stdout is a disk with no room.
+fn start_full(place: &Place<'_>, state: &str, arguments: &[&str]) -> Running {
+    let mut command = place.command(state, arguments);
+    Running::start(&mut command, |command| {
+        let full = OpenOptions::new().write(true).open("/dev/full")?;
+        command.stdout(full).spawn()
+    })
+}
+
+#[test]
+fn what_cannot_be_written_is_no_success() {
+    let place = Place::here(program());
+    let (_rendezvous, address, _) = place.rendezvous("vps", "0");
+    let address = address.to_string();
+    let serve = ["serve", "office", "--rendezvous", &address];
+    let mut hub = start_full(&place, "hub", &serve);
+    hub.complaint(NO_ROOM);
+    assert!(hub.lives(), "the network goes on");
+    let status = start_full(&place, "hub", &["status"]).end();
+    is_refusal(&status, &[NO_ROOM]);
+    ends_with_refusal(&hub.stop(), &[NO_ROOM]);
+    for arguments in [
+        &["invite"][..],
+        &["invite", "--json"],
+        &["sim", "matrix", "--seeds", "1", "--ports", "preserving"],
+    ] {
+        ends_with_refusal(&start_full(&place, "hub", arguments).end(), &[NO_ROOM]);
+    }
+}
+
+/// A name that was mistyped, or a rendezvous: what is left of it stands in nobody's way.
+#[test]
+fn a_hub_that_was_never_registered_makes_no_invite_ambiguous() {
+    let place = Place::here(program());
+    let (_rendezvous, address, _) = place.rendezvous("vps", "0");
+    let (hub, invite) = place.hub(address);
+    assert!(hub.stop().status.success());
+    let silent = UdpSocket::bind("127.0.0.1:0").expect("a port");
+    let nowhere = silent.local_addr().expect("bound").to_string();
+    let other = place.start("hub", &["serve", "ofice", "--rendezvous", &nowhere]);
+    let file = place.state("hub").join("hub-ofice.toml");
+    until("its file", || file.exists().then_some(()));
+    assert!(!other.stop().status.success());
+    let shown = place.run("hub", &["invite"]);
+    assert_eq!(shown.out, [invite], "{shown:?}");
+}
+
+const NO_ROOM: &str = "stdout cannot be written";

@@ -15,6 +15,7 @@ const ACCESS: Duration = Duration::from_millis(10);
 const SECOND: Duration = Duration::from_secs(1);
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How long anything may take to be as it was.
+const PINGS: u64 = 30;
 const RECOVERY: Duration = Duration::from_secs(30);
 
 fn scene(nat: &NatConfig) -> Scene {
@@ -356,6 +357,32 @@ fn a_member_comes_back_when_the_hub_was_killed() {
             assert_eq!(status.links.len(), 1, "{host}");
         }
     }
+}
+
+/// Whoever asks waits for one of the two, also when the link is replaced meanwhile.
+#[test]
+fn a_ping_is_answered_or_lost_also_when_its_link_is_replaced() {
+    let mut world = linked(&cone());
+    let (home, hub) = (world.home, world.id(world.office));
+    let before = count(&world, home);
+    world.start_node(world.office, world.hub_config());
+    for id in 0..PINGS {
+        let now = world.simulation.now();
+        let node = &mut world.peer_mut(home).node;
+        node.handle_command(Command::Ping { peer: hub, id }, now);
+        world.run_for(Duration::from_millis(100));
+    }
+    world.run_for(RECOVERY);
+    let news = news(&world, home, before);
+    assert!(news.iter().any(is_link_down), "the link was replaced");
+    let settled = |id: u64| {
+        let of_it = |event: &&Event| matches!(event, Event::Pong { id: it, .. } | Event::PingLost { id: it, .. } if *it == id);
+        news.iter().filter(of_it).count()
+    };
+    let open: Vec<u64> = (0..PINGS).filter(|&id| settled(id) != 1).collect();
+    assert_eq!(open, Vec::<u64>::new(), "each is told once");
+    let lost = |event: &&Event| matches!(event, Event::PingLost { .. });
+    assert!(news.iter().filter(lost).count() > 0, "some were under way");
 }
 
 #[test]

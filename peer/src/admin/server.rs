@@ -137,7 +137,7 @@ async fn converse(stream: UnixStream, questions: mpsc::Sender<Asked>, busy: Arc<
         tokio::time::timeout(PATIENCE, read_line(&mut stream, LONGEST_QUESTION)).await
     {
         busy.store(true, Ordering::Relaxed);
-        let answer = answer(&line, &questions).await;
+        let answer = answer(&line, &questions, LONGEST_ANSWER).await;
         busy.store(false, Ordering::Relaxed);
         if stream
             .write_all(format!("{answer}\n").as_bytes())
@@ -149,7 +149,7 @@ async fn converse(stream: UnixStream, questions: mpsc::Sender<Asked>, busy: Arc<
     }
 }
 
-async fn answer(line: &[u8], questions: &mpsc::Sender<Asked>) -> Value {
+async fn answer(line: &[u8], questions: &mpsc::Sender<Asked>, within: Duration) -> Value {
     let request = match serde_json::from_slice::<Request>(line) {
         Ok(request) => request,
         Err(error) => return json!({ "error": format!("not a question: {error}") }),
@@ -159,7 +159,10 @@ async fn answer(line: &[u8], questions: &mpsc::Sender<Asked>) -> Value {
     if questions.send(Asked { request, answer }).await.is_err() {
         return ending();
     }
-    answered.await.unwrap_or_else(|_| ending())
+    match tokio::time::timeout(within, answered).await {
+        Ok(answer) => answer.unwrap_or_else(|_| ending()),
+        Err(_elapsed) => json!({ "error": "no answer in time; ask again" }),
+    }
 }
 
 /// Questions that wait for the loop.
@@ -168,6 +171,8 @@ const QUESTIONS: usize = 16;
 const CONVERSATIONS: usize = 16;
 /// Bytes of a question.
 const LONGEST_QUESTION: u64 = 4096;
+/// How long the loop may take; a ping is lost after two seconds.
+const LONGEST_ANSWER: Duration = Duration::from_secs(4);
 /// How long somebody may be connected without asking.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// To another user. From inside a user namespace all outside are strangers, root too.
@@ -177,3 +182,16 @@ const STRANGER: &str = "it answers only the user who started it (to one in a use
 const TOO_MANY: &str = "too many questions wait for their answers; ask again";
 /// Before the next attempt to accept.
 const PAUSE: Duration = Duration::from_millis(100);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_question_that_nobody_answers_gives_its_place_back() {
+        let (questions, mut asked) = mpsc::channel(1);
+        let said = answer(br#"{"verb":"status"}"#, &questions, Duration::ZERO).await;
+        assert_eq!(said["error"], "no answer in time; ask again");
+        assert!(asked.try_recv().is_ok(), "it was asked");
+    }
+}

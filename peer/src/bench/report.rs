@@ -11,6 +11,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::load::Plan;
+use crate::stdout;
 
 /// What was found of one subject in one round.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
@@ -82,9 +83,9 @@ impl Report {
     /// The result.
     pub(super) fn end(&self) {
         if self.json {
-            print(&format!("{}\n", self.object()));
+            stdout::line(&self.object().to_string());
         } else {
-            print(&self.table());
+            stdout::write(&self.table());
         }
     }
 
@@ -194,12 +195,6 @@ fn machine() -> String {
         .map_or("unknown processor", |(_, name)| name.trim());
     let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     format!("{cores} cores, {processor}, Linux {}", kernel.trim())
-}
-
-/// A reader that went away does not matter.
-fn print(text: &str) {
-    let mut out = anstream::stdout().lock();
-    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
 }
 
 const BOLD: Style = Style::new().bold();

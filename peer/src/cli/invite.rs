@@ -12,6 +12,7 @@ use crate::config::hub::{HubFile, Token};
 use crate::config::state::State;
 use crate::output::stdout_is_terminal;
 use crate::qr;
+use crate::stdout;
 
 /// Show a hub's invite again, or make a new one
 ///
@@ -47,8 +48,9 @@ pub(super) fn run(flags: &Flags, state: &State) -> anyhow::Result<ExitCode> {
     let key_file = state.file(&format!("hub-{name}.key"));
     let identity = keyfile::load(&key_file)?.with_context(|| {
         format!(
-            "the hub's key {} is gone; bring it back, or start `kuguri serve {name}` for a new one",
-            key_file.display()
+            "the hub's key {} is gone; put it back from a copy, or remove {} as well and start `kuguri serve {name}` for a new one",
+            key_file.display(),
+            path.display()
         )
     })?;
     let (address, key) = file.rendezvous().with_context(|| {
@@ -60,13 +62,13 @@ pub(super) fn run(flags: &Flags, state: &State) -> anyhow::Result<ExitCode> {
     }
     let invite = make_invite(identity.id(), &name, &address, key, &file)?;
     if flags.json {
-        super::print(&json!({ "hub": name, "invite": invite }).to_string());
+        stdout::line(&json!({ "hub": name, "invite": invite }).to_string());
         return Ok(ExitCode::SUCCESS);
     }
     if flags.qr || stdout_is_terminal() {
-        super::print(&qr::picture(&invite).context("the invite is too long for a QR code")?);
+        stdout::line(&qr::picture(&invite).context("the invite is too long for a QR code")?);
     }
-    super::print(&invite);
+    stdout::line(&invite);
     Ok(ExitCode::SUCCESS)
 }
 
@@ -95,9 +97,19 @@ fn add_token(state: &State, name: &str, file: &mut HubFile) -> anyhow::Result<()
 
 fn only_hub(state: &State) -> anyhow::Result<String> {
     let mut hubs = state.names("hub-", ".toml")?;
+    if hubs.len() > 1 {
+        // One that was begun and never registered has no invite to show.
+        let registered = |name: &String| {
+            let file = HubFile::open(&state.file(&format!("hub-{name}.toml")));
+            !matches!(file, Ok(Some(file)) if file.rendezvous().is_none())
+        };
+        hubs.retain(registered);
+    }
     match (hubs.pop(), hubs.is_empty()) {
         (Some(hub), true) => Ok(hub),
-        (None, _) => bail!("there is no hub here; `kuguri serve NAME --rendezvous HOST` makes one"),
+        (None, _) => bail!(
+            "there is no hub here that was ever registered; `kuguri serve NAME --rendezvous HOST` makes one"
+        ),
         (Some(last), false) => {
             bail!(
                 "several hubs are here; say which: {}, {last}",

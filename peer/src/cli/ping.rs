@@ -11,6 +11,7 @@ use crate::admin::{self, AdminError, Process, Request};
 use crate::config::state::State;
 use crate::driver::find_peer;
 use crate::output::printable;
+use crate::stdout;
 
 /// Measure the round trip to a linked peer, and say whether it goes directly
 ///
@@ -44,11 +45,11 @@ pub(super) fn run(flags: &Flags, state: &State) -> anyhow::Result<ExitCode> {
                 tokio::time::sleep(Duration::from_secs_f64(flags.interval)).await;
             }
             let answer = ping(&process, &peer.peer).await?;
-            super::print(&line(&answer, &peer, flags.json));
+            stdout::line(&line(&answer, &peer, flags.json));
             times.extend(answer.ms);
         }
         if !flags.json {
-            super::print(&summary(flags.count, &times));
+            stdout::line(&summary(flags.count, &times));
         }
         Ok(if times.is_empty() {
             ExitCode::FAILURE

@@ -16,6 +16,7 @@ use crate::admin::{self, AdminError, DhcpChange, NatChange, Process, Request, Vi
 use crate::config::state::State;
 use crate::driver::secure_nat::Wanted;
 use crate::output::printable;
+use crate::stdout;
 
 /// SecureNAT: members reach the network that this machine is in, without any privilege here
 #[derive(Debug, Default, clap::Args)]
@@ -335,9 +336,9 @@ fn run(
         bail!("{error}");
     }
     if which.json {
-        super::print(&serde_json::to_string_pretty(&answer)?);
+        stdout::line(&serde_json::to_string_pretty(&answer)?);
     } else {
-        super::print(show(&answer).trim_end());
+        stdout::line(show(&answer).trim_end());
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -14,8 +14,8 @@ use kuguri_sim::network::Logging;
 use kuguri_sim::oracle::Kind;
 use kuguri_sim::scenario::Scenario;
 
-use super::print;
 use crate::simulate::{cast::Nodes, pairs};
+use crate::stdout::line as print;
 
 #[cfg(target_os = "linux")]
 mod nat_box;

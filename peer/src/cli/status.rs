@@ -11,6 +11,7 @@ use super::table::{bytes, duration, table};
 use crate::admin::{self, AdminError, Request};
 use crate::config::state::State;
 use crate::output::printable;
+use crate::stdout;
 
 /// Show what runs here: registration, card, and each link's path, round trip, MTU, cipher and counters
 ///
@@ -35,10 +36,10 @@ pub(super) fn run(flags: &Flags, state: &State) -> anyhow::Result<ExitCode> {
     }
     if !answers.is_empty() {
         if flags.json {
-            super::print(&serde_json::to_string_pretty(&answers)?);
+            stdout::line(&serde_json::to_string_pretty(&answers)?);
         } else {
             let shown: Result<Vec<_>, _> = answers.into_iter().map(show).collect();
-            super::print(shown?.join("\n").trim_end());
+            stdout::line(shown?.join("\n").trim_end());
         }
     }
     if !problems.is_empty() {

@@ -22,16 +22,24 @@ use super::state::{StateError, io_error};
 /// # Errors
 /// When it cannot be read or is not what it should be; the file stays as it is.
 pub fn read_toml<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, StateError> {
-    let Some(mut file) = private::open(path).map_err(StateError::Private)? else {
+    let Some(file) = private::open(path).map_err(StateError::Private)? else {
         return Ok(None);
     };
     let mut bytes = Vec::new();
-    file.read_to_end(&mut bytes).map_err(io_error(path))?;
+    file.take(LARGEST + 1)
+        .read_to_end(&mut bytes)
+        .map_err(io_error(path))?;
     let corrupt = |at: usize, reason: &str| StateError::Corrupt {
         path: path.to_owned(),
         line: 1 + bytes.iter().take(at).filter(|byte| **byte == b'\n').count(),
         reason: reason.lines().collect::<Vec<_>>().join(" "),
     };
+    if bytes.len() as u64 > LARGEST {
+        return Err(corrupt(
+            bytes.len(),
+            "it goes on beyond 16 MiB, which none of ours does",
+        ));
+    }
     let text = std::str::from_utf8(&bytes)
         .map_err(|error| corrupt(error.valid_up_to(), "this is not text"))?;
     let value = toml::from_str(text)
@@ -89,6 +97,9 @@ fn give_to(file: &File, owner: &Metadata) -> io::Result<()> {
 fn sync_parent(path: &Path) -> io::Result<()> {
     File::open(directory_of(path))?.sync_all()
 }
+
+/// Bytes of a file at most: the leases of the largest hub are a few million.
+const LARGEST: u64 = 16 << 20;
 
 #[cfg(test)]
 mod tests {

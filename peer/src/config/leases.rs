@@ -44,7 +44,8 @@ pub fn read(path: &Path) -> Result<Vec<KeptLease>, StateError> {
             mac: kept.mac.parse().ok()?,
             address: kept.address,
             host_name: kept.host_name,
-            left,
+            // What a clock or a hand has put further away is not believed.
+            left: left.min(LONGEST),
         })
     });
     Ok(kept.collect())
@@ -68,6 +69,9 @@ pub fn write(path: &Path, leases: &[KeptLease]) -> Result<(), StateError> {
     };
     write_toml(path, &contents)
 }
+
+/// Ten years: the longest lease that can be set.
+const LONGEST: Duration = Duration::from_secs(315_360_000);
 
 fn since_1970() -> Duration {
     // A clock before 1970 makes every lease good for long; nobody is hurt.

@@ -15,6 +15,8 @@ use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
 
 use kuguri_rendezvous::private::PrivateError;
 use kuguri_rendezvous::state::default_directory;
@@ -129,7 +131,7 @@ impl State {
     /// [`StateError::Running`] when another one does.
     pub fn lock(&self, name: &str) -> Result<Lock, StateError> {
         let path = self.run().join(format!("{name}.lock"));
-        let file = OpenOptions::new()
+        let mut file = OpenOptions::new()
             .read(true)
             .write(true)
             .create(true)
@@ -137,16 +139,21 @@ impl State {
             .mode(0o600)
             .open(&path)
             .map_err(io_error(&path))?;
-        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-            Ok(mut held) => {
-                write_pid(&mut held).map_err(io_error(&path))?;
-                Ok(Lock { _held: held })
+        // One that was killed a moment ago has it until the kernel has cleared it away.
+        for _ in 0..LOOKS {
+            match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+                Ok(mut held) => {
+                    write_pid(&mut held).map_err(io_error(&path))?;
+                    return Ok(Lock { _held: held });
+                }
+                Err((taken, _)) => file = taken,
             }
-            Err((mut file, _)) => Err(StateError::Running {
-                what: name.to_owned(),
-                pid: read_pid(&mut file),
-            }),
+            thread::sleep(BETWEEN_LOOKS);
         }
+        Err(StateError::Running {
+            what: name.to_owned(),
+            pid: read_pid(&mut file),
+        })
     }
 
     /// The lock of a process that has ended, so that what it left can be cleared away; `None` when it runs, or left none.
@@ -164,6 +171,11 @@ impl State {
 pub struct Lock {
     _held: Flock<File>,
 }
+
+/// How often a lock that somebody has is tried again.
+const LOOKS: u32 = 20;
+/// And how soon.
+const BETWEEN_LOOKS: Duration = Duration::from_millis(20);
 
 fn make_private_dir(dir: &Path) -> Result<(), StateError> {
     DirBuilder::new()
@@ -240,5 +252,19 @@ mod tests {
         state.lock("hub-other").expect("another name is free");
         drop(held);
         state.lock("hub-office").expect("free again");
+    }
+
+    #[test]
+    fn a_lock_that_is_given_up_in_a_moment_is_waited_for() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let state = State::open(Some(dir.path())).expect("makes it");
+        let held = state.lock("hub-office").expect("free");
+        thread::scope(|scope| {
+            let next = scope.spawn(|| state.lock("hub-office").map(drop));
+            // Whichever comes first: the other gets it then.
+            thread::sleep(BETWEEN_LOOKS);
+            drop(held);
+            next.join().expect("no panic").expect("free again");
+        });
     }
 }

@@ -146,9 +146,11 @@ impl Router {
                 Some(sealed) => at = self.open_row(arena, &sealed, filled.end, stride),
                 None => {
                     let ((socket, remote), bytes) = (from, arena[datagram.clone()].to_vec());
+                    let trusted = self.map.get().relay == Some(remote);
                     self.shared.hand_up(Up::Datagram {
                         socket,
                         remote,
+                        trusted,
                         bytes,
                     });
                     at = datagram.end;

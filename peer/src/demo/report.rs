@@ -1,11 +1,12 @@
 //! What the person in front of the demo sees: each step as it happens, then one screen of summary; or with `--json` one
 //! object per line, the summary last.
 
-use std::io::Write;
 use std::time::{Duration, Instant};
 
 use anstyle::{AnsiColor, Style};
 use serde_json::json;
+
+use crate::stdout::line;
 
 use super::listener::{Notes, Pair};
 use super::summary::{Goal, Row, Summary, milliseconds};
@@ -130,6 +131,9 @@ fn listener(notes: &Notes) {
             notes.run_by_chance()
         ),
     );
+    if notes.longest_run.contains("kuguri/1") {
+        item("", IN_THE_OPEN);
+    }
 }
 
 fn connection(summary: &Summary) {
@@ -156,18 +160,14 @@ fn item(name: &str, text: &str) {
     line(&format!("  {BOLD}{name:<9}{BOLD:#} {text}"));
 }
 
-/// A reader that went away does not stop the demo.
-fn line(text: &str) {
-    let mut out = anstream::stdout().lock();
-    let _ = writeln!(out, "{text}").and_then(|()| out.flush());
-}
-
 fn megabytes(bytes: u64) -> String {
     let kilobytes = u32::try_from(bytes / 1000).map_or(f64::MAX, f64::from);
     format!("{:.1} MB", kilobytes / 1000.0)
 }
 
 /// About the lines with `*`.
+const IN_THE_OPEN: &str =
+    "  that run is the protocol's name and version, which a TLS handshake says in the open (ALPN)";
 const PRIVATE: &str = "* tries of addresses that count only inside a LAN: had both been in one, that path would be the best";
 const BOLD: Style = Style::new().bold();
 const DIM: Style = Style::new().dimmed();

@@ -317,7 +317,10 @@ impl SecureNat {
             ));
         }
         if let Some(seconds) = change.lease {
-            settings.lease = Duration::from_secs(seconds.clamp(MIN_LEASE, LONGEST));
+            if !(MIN_LEASE..=LONGEST).contains(&seconds) {
+                return Err(anyhow!("a lease is {MIN_LEASE} to {LONGEST} seconds"));
+            }
+            settings.lease = Duration::from_secs(seconds);
         }
         if let Some(text) = change.gateway {
             settings.gateway = list(&text)?.first().copied();
@@ -327,7 +330,7 @@ impl SecureNat {
         }
         if let Some(domain) = change.domain {
             automatic.domain = false;
-            settings.domain = domain;
+            settings.domain = domain_name(domain)?;
         }
         if let Some(text) = change.routes {
             automatic.routes = text == "lan";
@@ -414,6 +417,18 @@ fn nets(text: &str) -> anyhow::Result<Vec<(std::net::Ipv4Addr, u8)>> {
         .collect()
 }
 
+/// A name as RFC 1035 (section 2.3.4) bounds it, or none.
+fn domain_name(text: String) -> anyhow::Result<String> {
+    let letter = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+    let label = |label: &str| (1..=63).contains(&label.len()) && label.chars().all(letter);
+    if text.is_empty() || (text.len() <= 253 && text.split('.').all(label)) {
+        return Ok(text);
+    }
+    Err(anyhow!(
+        "a domain is at most 253 letters, digits, '-' and '_', in labels of at most 63 with dots between"
+    ))
+}
+
 fn reservation(
     text: &str,
 ) -> anyhow::Result<(kuguri_proto::wire::ethernet::MacAddr, std::net::Ipv4Addr)> {
@@ -429,3 +444,19 @@ const KEEP_AFTER: Duration = Duration::from_secs(1);
 const LONGEST: u64 = 315_360_000;
 /// Seconds; less would be nothing but renewals.
 const MIN_LEASE: u64 = 15;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_domain_is_a_name() {
+        for good in ["", "office.example", "a", &"x".repeat(63)] {
+            assert_eq!(domain_name(good.to_owned()).expect("good"), good);
+        }
+        let long = "abcdefg.".repeat(32) + "a";
+        for bad in ["a..b", ".", "two words", &"x".repeat(64), &long, "ä"] {
+            assert!(domain_name(bad.to_owned()).is_err(), "{bad}");
+        }
+    }
+}

@@ -133,5 +133,6 @@ async fn told_twice_to_stop_it_ends() {
     running.stop.send(()).await.expect("runs");
     running.stop.send(()).await.expect("runs");
     let ended = running.loop_ends.await.expect("no panic");
-    assert!(ended.is_ok());
+    let problem = ended.expect_err("nobody was reached").to_string();
+    assert_eq!(problem, NEVER_REGISTERED);
 }

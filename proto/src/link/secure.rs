@@ -170,21 +170,26 @@ impl Secure {
     }
 
     pub(super) fn ping(&mut self, id: u64, now: Instant) {
-        self.pings.add(Some(id), now);
+        self.events.extend(self.pings.add(Some(id), now));
+    }
+
+    /// Pings that have no answer yet.
+    pub(super) fn unanswered_pings(&self) -> impl Iterator<Item = u64> {
+        self.pings.unanswered()
     }
 
     /// Asks for a sign of life, when the last one asked for is some time ago.
     pub(super) fn keep_alive(&mut self, now: Instant) {
         if now >= self.last_sign + SIGN_INTERVAL {
             self.last_sign = now;
-            self.pings.add(None, now);
+            let _ = self.pings.add(None, now);
         }
     }
 
     /// The same at once, and by every way: something says that the peer may be gone.
     pub(super) fn check_alive(&mut self, now: Instant) {
         self.last_sign = now;
-        self.pings.add(None, now);
+        let _ = self.pings.add(None, now);
         self.paths.doubt(now);
     }
 

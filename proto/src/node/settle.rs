@@ -121,6 +121,10 @@ impl Node {
         let Some(link) = self.links.remove(index) else {
             return;
         };
+        let peer = link.peer();
+        let lost = link.unanswered_pings();
+        self.events
+            .extend(lost.map(|id| Event::PingLost { peer, id }));
         // Whoever opened the channel: one that carries no link is a place in the rendezvous's table that others may need.
         if let Some(channel) = link.relay().filter(|&channel| !self.links.uses(channel)) {
             self.client.close(channel, now);

@@ -628,8 +628,8 @@ impl Client {
 
 fn silent(address: SocketAddr) -> String {
     format!(
-        "the rendezvous at {address} does not answer; \
-         check that it runs and that UDP to that port gets through"
+        "no answer from the rendezvous at {address}, still trying; \
+         is it running, and does UDP to that port get out of this network?"
     )
 }
 
@@ -643,7 +643,7 @@ fn at_server(stun: SocketAddr, server: Server) -> SocketAddr {
 }
 
 /// One attempt at one address: time for a handshake whose first datagrams are lost three times.
-const ATTEMPT: Duration = Duration::from_secs(6);
+const ATTEMPT: Duration = Duration::from_secs(5);
 /// The longest time from the loss of a registration to the first attempt at another.
 const FIRST_BACK_OFF: Duration = Duration::from_millis(500);
 /// The shortest time between two rounds through the addresses, the longest at first, and the longest after a while.

@@ -141,9 +141,17 @@ impl<'l> Place<'l> {
 /// # Panics
 /// When there is another end.
 pub fn is_refusal(ended: &Ended, words: &[&str]) {
-    assert_eq!(ended.status.code(), Some(1), "{ended:?}");
     assert_eq!(ended.err.len(), 1, "{ended:?}");
-    let sentence = &ended.err[0];
+    ends_with_refusal(ended, words);
+}
+
+/// The same as the last of several lines: something was told before.
+///
+/// # Panics
+/// When it is not so.
+pub fn ends_with_refusal(ended: &Ended, words: &[&str]) {
+    assert_eq!(ended.status.code(), Some(1), "{ended:?}");
+    let sentence = ended.err.last().expect("a sentence");
     assert!(sentence.starts_with("error: "), "{sentence}");
     for word in words {
         assert!(sentence.contains(word), "{word} is missing: {sentence}");

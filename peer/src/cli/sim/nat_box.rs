@@ -14,7 +14,7 @@ use kuguri_sim::nat::{Allocation, Behavior, Hairpin, IdleTimers, NatConfig, Pres
 use kuguri_sim::network::Access;
 use kuguri_sim::rules::Rules;
 
-use crate::cli::print;
+use crate::stdout::line as print;
 
 /// A box between two interfaces: any NAT and any link, for programs that know nothing of it
 ///

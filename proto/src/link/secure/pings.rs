@@ -39,18 +39,25 @@ impl Pings {
         wire_id >= FIRST_ID
     }
 
-    /// Wants a ping sent.
-    pub(super) fn add(&mut self, id: Option<u64>, now: Instant) {
-        if self.under_way.len() < PINGS_MAX {
-            let wire_id = FIRST_ID + self.count;
-            self.count += 1;
-            self.under_way.push(Ping {
-                wire_id,
-                id,
-                sent: None,
-                expires: now + PATIENCE,
-            });
+    /// Wants a ping sent; one too many is lost at once.
+    pub(super) fn add(&mut self, id: Option<u64>, now: Instant) -> Option<LinkEvent> {
+        if self.under_way.len() >= PINGS_MAX {
+            return id.map(|id| LinkEvent::PingLost { id });
         }
+        let wire_id = FIRST_ID + self.count;
+        self.count += 1;
+        self.under_way.push(Ping {
+            wire_id,
+            id,
+            sent: None,
+            expires: now + PATIENCE,
+        });
+        None
+    }
+
+    /// The caller's pings that have no answer yet.
+    pub(super) fn unanswered(&self) -> impl Iterator<Item = u64> {
+        self.under_way.iter().filter_map(|ping| ping.id)
     }
 
     /// The id of a ping that is to go out now.
