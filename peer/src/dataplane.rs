@@ -335,6 +335,7 @@ mod tests {
         let remote = SocketAddr::from(([192, 0, 2, 1], 1));
         for _ in 0..2 * QUEUE {
             plane.shared.hand_up(Up::Datagram {
+                socket: SocketId::MAIN,
                 remote,
                 trusted: false,
                 bytes: Vec::new(),

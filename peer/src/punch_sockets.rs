@@ -79,6 +79,7 @@ mod tests {
             socket,
             remote,
             bytes,
+            ..
         }) = plane.recv().await
         else {
             panic!("nothing came up");

@@ -75,6 +75,7 @@ pub struct Link {
     relay_only: bool,
     candidates: Vec<Candidate>,
     class: NatClass,
+    may_open: bool,
     socket: SocketId,
     early: Option<Candidates>,
     events: VecDeque<LinkEvent>,
@@ -140,6 +141,7 @@ impl Link {
             relay_only: setup.relay_only,
             candidates: Vec::new(),
             class: NatClass::default(),
+            may_open: true,
             socket: SocketId::MAIN,
             early: None,
             events: VecDeque::new(),
@@ -368,6 +370,14 @@ impl Link {
         if let Some(secure) = &mut self.secure {
             secure.paths.set_class(class, now);
             self.pump(now);
+        }
+    }
+
+    /// Whether our NAT bears packets that die on their way.
+    pub fn set_may_open(&mut self, may_open: bool) {
+        self.may_open = may_open;
+        if let Some(secure) = &mut self.secure {
+            secure.paths.set_may_open(may_open);
         }
     }
 

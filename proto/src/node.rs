@@ -242,7 +242,10 @@ impl Node {
                 .get_mut(index)
                 .and_then(|link| link.poll_transmit(now))
             {
-                Some(Outgoing::Direct(transmit)) => return Some(transmit),
+                Some(Outgoing::Direct(transmit)) => {
+                    self.note_opener(&transmit, now);
+                    return Some(transmit);
+                }
                 Some(Outgoing::Relay(channel, contents)) => {
                     if let Some(transmit) = self.client.wrap(channel, &contents) {
                         return Some(transmit);
@@ -352,6 +355,7 @@ impl Node {
     fn add_link(&mut self, index: u32, mut link: Link, now: Instant) {
         link.set_candidates(&self.candidates(), now);
         link.set_class(self.class, now);
+        link.set_may_open(self.may_open());
         if let Some(socket) = self.rotation_in_use() {
             link.use_socket(socket, SocketId::MAIN, now);
         }

@@ -20,6 +20,7 @@ use kuguri_proto::node::{
     RendezvousServer, Role,
 };
 use kuguri_proto::rendezvous::server;
+use kuguri_proto::traversal::SearchCounters;
 use kuguri_proto::wire::control::Credential;
 use kuguri_proto::wire::ethernet::MacAddr;
 use kuguri_proto::wire::stun;
@@ -539,6 +540,14 @@ impl World {
         let mut status = self.peer(host).node.status(self.simulation.now());
         assert!(!status.links.is_empty(), "{host} has a link");
         status.links.swap_remove(0)
+    }
+
+    /// What searches of a host's first link have used.
+    #[must_use]
+    pub fn search(&self, host: HostId) -> SearchCounters {
+        let status = self.peer(host).node.status(self.simulation.now());
+        let link = status.links.into_iter().next();
+        link.map(|link| link.search).unwrap_or_default()
     }
 
     /// How a host's link goes now: "handshake", "relayed" or "direct"; empty when there is none.

@@ -83,6 +83,7 @@ impl Link {
         let indices = (self.local_index, remote_index);
         let mut secure = Secure::new(&exported, (suite, role), indices, &mut self.rng, now);
         secure.paths.set_class(self.class, now);
+        secure.paths.set_may_open(self.may_open);
         if self.socket != SocketId::MAIN {
             secure.paths.use_socket(self.socket, SocketId::MAIN, now);
         }

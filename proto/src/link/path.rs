@@ -93,6 +93,8 @@ pub struct Paths {
     class: NatClass,
     /// Sockets beside the main one that this link has, and until when at least.
     extra: Vec<(SocketId, Instant)>,
+    /// Whether our NAT bears packets that die on their way.
+    may_open: bool,
     /// Packets that are to open our NATs before the round begins.
     openers: VecDeque<(SocketId, SocketAddr)>,
     active: Option<Active>,
@@ -248,6 +250,7 @@ impl Paths {
             search: Search::new(config.starter, config.local_index, rng.random()),
             class: NatClass::default(),
             extra: Vec::new(),
+            may_open: true,
             openers: VecDeque::new(),
             config,
             rng,

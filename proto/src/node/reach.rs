@@ -17,10 +17,9 @@ use crate::link::path::Grant;
 use crate::portmap::{self, Portmap};
 use crate::rendezvous::observe::Observer;
 use crate::traversal::budget::Entries;
-use crate::traversal::survey::Servers;
 use crate::traversal::{Budget, Survey};
 use crate::wire::control::NatClass;
-use crate::{SocketId, SocketRequest};
+use crate::{SocketId, SocketRequest, Transmit};
 
 /// What a node is told about getting through NATs.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -81,6 +80,22 @@ pub(super) struct Reach {
     /// When a search was slowed down last.
     eased_at: Option<Instant>,
     entries: Entries,
+    openers: Openers,
+}
+
+/// What is known of packets that die on their way to open our NAT: some NATs end a mapping when one does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Openers {
+    /// None was sent yet.
+    Untried,
+    /// The first were; whether we look the same afterwards is asked then.
+    Sent(Instant),
+    /// It was asked; a change until then is their fault.
+    Asked(Instant),
+    /// Our NAT bears them.
+    Borne,
+    /// It does not.
+    Harmful,
 }
 
 impl Reach {
@@ -100,6 +115,7 @@ impl Reach {
             free_at: now,
             eased_at: None,
             entries: Entries::default(),
+            openers: Openers::Untried,
         }
     }
 
@@ -112,6 +128,11 @@ impl Reach {
         let free = (self.searching.is_none() && !self.waiting.is_empty()).then_some(self.free_at);
         let portmap = self.portmap.poll_timeout();
         let survey = self.survey.poll_timeout();
+        let openers = match self.openers {
+            Openers::Sent(at) | Openers::Asked(at) => Some(at),
+            Openers::Untried | Openers::Borne | Openers::Harmful => None,
+        };
+        let free = free.into_iter().chain(openers);
         survey.into_iter().chain(portmap).chain(free).min()
     }
 
@@ -214,6 +235,51 @@ impl Node {
         }
         self.ease_search(now);
         self.start_search_if_due(now);
+        self.watch_openers(now);
+    }
+
+    /// This goes out: if it is to die on its way, it is seen whether our NAT bears that.
+    pub(super) fn note_opener(&mut self, transmit: &Transmit, now: Instant) {
+        let opener = transmit.ttl.is_some() && transmit.socket == SocketId::MAIN;
+        if opener && self.reach.openers == Openers::Untried {
+            self.reach.openers = Openers::Sent(now + OPENER_DIES);
+        }
+    }
+
+    fn watch_openers(&mut self, now: Instant) {
+        match self.reach.openers {
+            Openers::Sent(at) if at <= now => {
+                self.reach.openers = Openers::Asked(now + OPENER_BLAME);
+                self.client.doubt(now);
+            }
+            Openers::Asked(until) if until <= now => self.reach.openers = Openers::Borne,
+            Openers::Untried
+            | Openers::Sent(_)
+            | Openers::Asked(_)
+            | Openers::Borne
+            | Openers::Harmful => {}
+        }
+    }
+
+    /// We look different to the rendezvous than a moment ago.
+    pub(super) fn blame_openers(&mut self) {
+        if matches!(self.reach.openers, Openers::Asked(_)) {
+            self.reach.openers = Openers::Harmful;
+            self.spread_may_open();
+        }
+    }
+
+    fn spread_may_open(&mut self) {
+        let may_open = self.may_open();
+        for index in self.links.indices() {
+            if let Some(link) = self.links.get_mut(index) {
+                link.set_may_open(may_open);
+            }
+        }
+    }
+
+    pub(super) fn may_open(&self) -> bool {
+        self.reach.openers != Openers::Harmful
     }
 
     /// A search that hurts the way to the rendezvous goes on at half its rate.
@@ -239,7 +305,8 @@ impl Node {
 
     /// The gateway is there, or there is none to ask: whether it gives a port to our main socket.
     pub(super) fn set_gateway(&mut self, gateway: Option<IpAddr>, now: Instant) {
-        self.gateway = gateway.filter(|_| self.reach.config.portmap);
+        let wanted = self.reach.config.portmap && !self.relay_only;
+        self.gateway = gateway.filter(|_| wanted);
         self.wish_for_port(now);
     }
 
@@ -276,12 +343,12 @@ impl Node {
         true
     }
 
-    fn poll_portmap(&mut self) -> Option<crate::Transmit> {
+    fn poll_portmap(&mut self) -> Option<Transmit> {
         let socket = self.reach.portmap_socket?;
         let (destination, contents) = self.reach.portmap.poll_transmit()?;
-        Some(crate::Transmit {
+        Some(Transmit {
             socket,
-            ..crate::Transmit::datagram(destination, contents)
+            ..Transmit::datagram(destination, contents)
         })
     }
 
@@ -303,20 +370,15 @@ impl Node {
         let Some(main) = self.client.server() else {
             return;
         };
+        // Who wants no direct path has no use for it.
+        if self.relay_only {
+            return self.observer.set_servers(&[main], now);
+        }
         let configured = self.reach.config.stun.iter();
-        let others: Vec<SocketAddr> = stun.iter().chain(configured).copied().collect();
-        let servers: Vec<SocketAddr> = std::iter::once(main).chain(others.clone()).collect();
+        let others = stun.iter().chain(configured).copied();
+        let servers: Vec<SocketAddr> = std::iter::once(main).chain(others).collect();
         self.observer.set_servers(&servers, now);
-        let same_family = |other: &&SocketAddr| other.is_ipv4() == main.is_ipv4();
-        let mut others = others.iter().filter(same_family);
-        let other_port = others.clone().find(|other| other.ip() == main.ip());
-        let other_address = others.find(|other| other.ip() != main.ip());
-        let servers = Servers {
-            main: Some(main),
-            other_port: other_port.copied(),
-            other_address: other_address.copied(),
-        };
-        self.reach.survey.set_servers(servers, now);
+        self.reach.survey.set_server(Some(main), now);
     }
 
     pub(super) fn handle_socket(&mut self, id: SocketId, port: Option<u16>, now: Instant) {
@@ -358,17 +420,17 @@ impl Node {
     }
 
     /// What goes out beside links and registration.
-    pub(super) fn poll_reach(&mut self, now: Instant) -> Option<crate::Transmit> {
+    pub(super) fn poll_reach(&mut self, now: Instant) -> Option<Transmit> {
         self.poll_survey(now)
             .or_else(|| self.poll_portmap())
             .or_else(|| self.poll_rotation(now))
     }
 
-    fn poll_survey(&mut self, now: Instant) -> Option<crate::Transmit> {
+    fn poll_survey(&mut self, now: Instant) -> Option<Transmit> {
         let (socket, destination, contents) = self.reach.survey.poll_transmit(now)?;
-        Some(crate::Transmit {
+        Some(Transmit {
             socket,
-            ..crate::Transmit::datagram(destination, contents)
+            ..Transmit::datagram(destination, contents)
         })
     }
 
@@ -389,6 +451,8 @@ impl Node {
 
     pub(super) fn reach_network_changed(&mut self, now: Instant) {
         self.reach.survey.network_changed(now);
+        self.reach.openers = Openers::Untried;
+        self.spread_may_open();
         self.forget_rotation(now);
     }
 
@@ -487,3 +551,7 @@ const BETWEEN_SEARCHES: Duration = Duration::from_secs(1);
 const EASE: Duration = Duration::from_secs(1);
 /// A search with fewer entries left is not worth beginning.
 const FEWEST: u32 = 16;
+/// When what dies on its way has died, and its death is known.
+const OPENER_DIES: Duration = Duration::from_millis(100);
+/// How long a change of our address is taken for the work of openers.
+const OPENER_BLAME: Duration = Duration::from_secs(3);

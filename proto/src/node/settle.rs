@@ -149,6 +149,10 @@ impl Node {
                 observed,
                 stun,
             } => {
+                let before = self.rendezvous.observed.replace(observed);
+                if before.is_some_and(|before| before != observed) {
+                    self.blame_openers();
+                }
                 self.rendezvous = status::RendezvousStatus {
                     state: "registered".to_owned(),
                     address: self.client.server(),

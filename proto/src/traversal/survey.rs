@@ -3,13 +3,14 @@
 //! ```text
 //!   fresh sockets 0 … 4 ── Binding request ─▶ server       one right after the other: how are ports chosen?
 //!   socket 0 ── to socket 1's outside address ─▶           does it come back in: hairpin?
-//!   socket 5 ── opens itself towards the other address, then wants an answer from there: can the server do that at all?
-//!   socket 6 ── wants the same without having opened itself: may strangers answer? (RFC 5780, section 4.4)
+//!   socket 5 ── to the server, wants its answer from the second address: may any stranger answer? (RFC 5780, section 4.4)
+//!   socket 6 ── to the second address, wants its answer from another port there: may strangers of known address?
 //! ```
 //!
-//! The mapping axis is the [`Observer`](crate::rendezvous::observe::Observer)'s, which asks by the main socket. An answer that
-//! does not come says something only where the control, or the server's OTHER-ADDRESS, says that it could have come; otherwise the
-//! axis stays unknown. (Behind a mapping by address and port no control is possible: what it opens is another mapping.)
+//! The mapping axis is the [`Observer`](crate::rendezvous::observe::Observer)'s, which asks by the main socket. Strangers are
+//! asked for only where the server says by OTHER-ADDRESS that it has a second address; otherwise the axis stays unknown. All of
+//! them come from there: some firewalls block whoever sends what nobody waits for, and the server's first address is the way to
+//! the relay.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -38,20 +39,9 @@ pub struct NatReport {
 pub struct Survey {
     rng: StdRng,
     stage: Stage,
-    servers: Servers,
+    server: Option<SocketAddr>,
     report: Option<NatReport>,
     next: Option<Instant>,
-}
-
-/// Whom to ask.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Servers {
-    /// The one that is asked.
-    pub main: Option<SocketAddr>,
-    /// Where it answers from with another port: the same address.
-    pub other_port: Option<SocketAddr>,
-    /// Where it answers from with another address.
-    pub other_address: Option<SocketAddr>,
 }
 
 #[derive(Debug)]
@@ -68,8 +58,8 @@ struct Asking {
     questions: Vec<Question>,
     hairpin: Option<Transaction>,
     hairpin_seen: bool,
-    /// The server says that it has a second address: then it answers from there, too (RFC 5780, section 7.4).
-    able: bool,
+    /// The server's second address: then it answers from there, too (RFC 5780, section 7.4).
+    other: Option<SocketAddr>,
     ends: Instant,
 }
 
@@ -87,9 +77,6 @@ struct Question {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Purpose {
     Sample,
-    Open,
-    ControlPort,
-    ControlAddress,
     FilterPort,
     FilterAddress,
     Hairpin,
@@ -102,24 +89,24 @@ impl Survey {
         Self {
             rng: StdRng::from_seed(seed),
             stage: Stage::Idle,
-            servers: Servers::default(),
+            server: None,
             report: None,
             next: None,
         }
     }
 
-    /// The servers are these now: a survey begins unless one runs or they are the same as before.
-    pub fn set_servers(&mut self, servers: Servers, now: Instant) {
-        if self.servers != servers {
-            self.servers = servers;
-            self.next = servers.main.map(|_| now);
+    /// The server to ask is this one now: a survey begins unless one runs or it is the same as before.
+    pub fn set_server(&mut self, server: Option<SocketAddr>, now: Instant) {
+        if self.server != server {
+            self.server = server;
+            self.next = server.map(|_| now);
         }
     }
 
     /// The network is another one: what was found is forgotten.
     pub fn network_changed(&mut self, now: Instant) {
         self.report = None;
-        self.next = self.servers.main.map(|_| now + SETTLE);
+        self.next = self.server.map(|_| now + SETTLE);
     }
 
     /// How many sockets a survey needs that is due now; they come by [`Self::handle_sockets`].
@@ -135,58 +122,21 @@ impl Survey {
 
     /// The sockets that were wanted, with their inside ports; fewer than wanted when no more could be had.
     pub fn handle_sockets(&mut self, sockets: Vec<(SocketId, u16)>, now: Instant) {
-        let Some(main) = self.servers.main.filter(|_| !sockets.is_empty()) else {
+        let Some(server) = self.server.filter(|_| !sockets.is_empty()) else {
             self.stage = Stage::Idle;
             return;
         };
-        let mut questions = Vec::new();
-        let mut ask = |purpose, index: usize, to: Option<SocketAddr>, change| {
-            if let (Some(&(socket, _)), Some(to)) = (sockets.get(index), to) {
-                let next = Some(now);
-                questions.push(Question {
-                    purpose,
-                    socket,
-                    to,
-                    change,
-                    asked: Vec::new(),
-                    next,
-                    answer: None,
-                });
-            }
-        };
-        let (none, port, both) = (
-            Change::default(),
-            Change {
-                address: false,
-                port: true,
-            },
-            Change {
-                address: true,
-                port: true,
-            },
-        );
-        for index in 0..SAMPLES {
-            ask(Purpose::Sample, index, Some(main), none);
-        }
-        let Servers {
-            other_port,
-            other_address,
-            ..
-        } = self.servers;
-        ask(Purpose::Open, CONTROL, other_port, none);
-        ask(Purpose::Open, CONTROL, other_address, none);
-        let by_port = other_port.map(|_| main);
-        let by_address = other_address.map(|_| main);
-        ask(Purpose::ControlPort, CONTROL, by_port, port);
-        ask(Purpose::ControlAddress, CONTROL, by_address, both);
-        ask(Purpose::FilterPort, STRANGER, by_port, port);
-        ask(Purpose::FilterAddress, STRANGER, by_address, both);
+        let samples = sockets.iter().take(SAMPLES);
+        let samples = samples.map(|&(socket, _)| {
+            Question::new(Purpose::Sample, socket, server, Change::default(), now)
+        });
+        let questions = samples.collect();
         self.stage = Stage::Asking(Box::new(Asking {
             sockets,
             questions,
             hairpin: None,
             hairpin_seen: false,
-            able: false,
+            other: None,
             ends: now + PATIENCE,
         }));
     }
@@ -212,12 +162,15 @@ impl Survey {
             return false;
         };
         question.next = None;
-        let second = message.other_address.map(|other| other.ip());
-        asking.able |= second.is_some_and(|other| other != question.to.ip());
+        let asked = question.to;
         if let Some(mapped) = message.mapped.filter(|mapped| mapped.port() != 0) {
             question.answer.get_or_insert(mapped);
         }
         asking.try_hairpin(now);
+        let other = message.other_address;
+        if let Some(other) = other.filter(|other| other.ip() != asked.ip() && other.port() != 0) {
+            asking.ask_for_strangers(asked, other, now);
+        }
         true
     }
 
@@ -276,10 +229,58 @@ impl Survey {
     }
 }
 
+impl Question {
+    /// To be asked now.
+    const fn new(
+        purpose: Purpose,
+        socket: SocketId,
+        to: SocketAddr,
+        change: Change,
+        now: Instant,
+    ) -> Self {
+        Self {
+            purpose,
+            socket,
+            to,
+            change,
+            asked: Vec::new(),
+            next: Some(now),
+            answer: None,
+        }
+    }
+}
+
 impl Asking {
     fn answers(&self, purpose: Purpose) -> bool {
         let mut questions = self.questions.iter();
         questions.any(|question| question.purpose == purpose && question.answer.is_some())
+    }
+
+    /// Both addresses of the server are known: who may send to us that we did not send to?
+    fn ask_for_strangers(&mut self, server: SocketAddr, other: SocketAddr, now: Instant) {
+        if self.other.replace(other).is_some() {
+            return;
+        }
+        let (port, both) = (
+            Change {
+                address: false,
+                port: true,
+            },
+            Change {
+                address: true,
+                port: true,
+            },
+        );
+        let questions = [
+            (Purpose::FilterAddress, server, both),
+            (Purpose::FilterPort, other, port),
+        ];
+        let sockets = self.sockets.iter().skip(SAMPLES);
+        for (&(socket, _), (purpose, to, change)) in sockets.zip(questions) {
+            self.questions
+                .push(Question::new(purpose, socket, to, change, now));
+        }
+        self.ends = now + PATIENCE;
     }
 
     fn try_hairpin(&mut self, now: Instant) {
@@ -294,15 +295,9 @@ impl Asking {
         let Some(to) = to.filter(|_| !self.asks(Purpose::Hairpin)) else {
             return;
         };
-        self.questions.push(Question {
-            purpose: Purpose::Hairpin,
-            socket,
-            to,
-            change: Change::default(),
-            asked: Vec::new(),
-            next: Some(now),
-            answer: None,
-        });
+        let change = Change::default();
+        self.questions
+            .push(Question::new(Purpose::Hairpin, socket, to, change, now));
     }
 
     fn asks(&self, purpose: Purpose) -> bool {
@@ -359,7 +354,7 @@ impl Asking {
             Dependence::Independent
         } else if by_port {
             Dependence::Address
-        } else if self.able || self.answers(Purpose::ControlPort) {
+        } else if self.other.is_some() {
             Dependence::AddressAndPort
         } else {
             Dependence::Unknown
@@ -369,9 +364,7 @@ impl Asking {
 
 /// Sockets whose ports show how ports are chosen.
 const SAMPLES: usize = 5;
-/// The index of the socket that opens itself, and of the one that does not.
-const CONTROL: usize = SAMPLES;
-const STRANGER: usize = SAMPLES + 1;
+/// These, and one for each kind of stranger.
 const SOCKETS: u16 = 7;
 /// Before the first retransmission, doubled each time.
 const FIRST_WAIT: Duration = Duration::from_millis(200);
@@ -389,7 +382,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
-    use crate::wire::stun::{encode_response, parse};
+    use crate::wire::stun::{Policy, ServerAddresses, parse, reply};
 
     fn address(text: &str) -> SocketAddr {
         text.parse().expect("an address")
@@ -406,12 +399,16 @@ mod tests {
     fn run(nat: &Nat, ports: impl Fn(usize) -> u16) -> NatReport {
         let mut now = Instant::now();
         let mut survey = Survey::new([3; 32]);
-        let servers = Servers {
-            main: Some(address("203.0.113.1:3478")),
-            other_port: Some(address("203.0.113.1:3479")),
-            other_address: Some(address("203.0.113.2:3479")),
+        let server = address("203.0.113.1:3478");
+        let other = |to: SocketAddr, change: Change| {
+            let [one, two] = ["203.0.113.1:3478", "203.0.113.2:3479"].map(address);
+            let swapped = |change: bool, here: bool| if change == here { two } else { one };
+            SocketAddr::new(
+                swapped(change.address, to.ip() == one.ip()).ip(),
+                swapped(change.port, to.port() == one.port()).port(),
+            )
         };
-        survey.set_servers(servers, now);
+        survey.set_server(Some(server), now);
         let count = survey.wants_sockets(now).expect("due");
         assert_eq!(survey.wants_sockets(now), None, "once");
         let sockets: Vec<_> = (1..=count)
@@ -439,15 +436,14 @@ mod tests {
                     }
                     continue;
                 }
-                let from = match message.change {
-                    Change { address: true, .. } => servers.other_address,
-                    Change { port: true, .. } => servers.other_port,
-                    Change { .. } => Some(to),
-                };
-                let from = from.expect("a server");
-                if message.change != Change::default() && !nat.able {
-                    continue;
+                if message.change != Change::default() {
+                    assert!(nat.able, "it is asked for what it can do only");
                 }
+                let from = other(to, message.change);
+                assert!(
+                    opened.contains(&(socket, from)) || from.ip() != server.ip(),
+                    "no stranger has the address of the relay"
+                );
                 let admitted = match nat.filtering {
                     Dependence::Independent => true,
                     Dependence::Address => opened
@@ -458,8 +454,18 @@ mod tests {
                     }
                 };
                 if admitted {
-                    let answer = encode_response(message.transaction, mapped, None);
-                    let answer = parse(&answer).expect("own bytes");
+                    let both = Change {
+                        address: nat.able,
+                        port: true,
+                    };
+                    let addresses = |_| {
+                        Some(ServerAddresses {
+                            origin: from,
+                            other: Some(other(to, both)),
+                        })
+                    };
+                    let answer = reply(&request, mapped, Policy::Strict, addresses);
+                    let answer = parse(&answer.expect("room").contents).expect("own bytes");
                     assert!(survey.handle_message(socket, &answer, now));
                 }
             }

@@ -20,6 +20,13 @@ impl Paths {
         }
     }
 
+    /// Whether packets that are to die on their way may be sent: there are NATs that end a mapping for it (against RFC 4787,
+    /// REQ-10).
+    pub fn set_may_open(&mut self, may_open: bool) {
+        self.may_open = may_open;
+        self.openers.clear();
+    }
+
     /// The host lets the search run that [`PathEvent::WantSearch`] asked for.
     pub fn grant(&mut self, grant: Grant, now: Instant) {
         let keep = now + KEEP;
@@ -87,7 +94,7 @@ impl Paths {
         now: Instant,
     ) {
         let outside = |candidate: &&Candidate| candidate.kind != CandidateKind::Host;
-        if start > now && self.active.is_none() {
+        if start > now && self.active.is_none() && self.may_open {
             self.openers.clear();
             let towards = candidates.iter().filter(outside).take(MAX_OPENERS);
             for candidate in towards {
