@@ -378,7 +378,10 @@ impl Node {
         let others = stun.iter().chain(configured).copied();
         let servers: Vec<SocketAddr> = std::iter::once(main).chain(others).collect();
         self.observer.set_servers(&servers, now);
-        self.reach.survey.set_server(Some(main), now);
+        let alike = |other: &&SocketAddr| other.is_ipv4() == main.is_ipv4();
+        let mut second = stun.iter().filter(alike).copied();
+        let second = second.find(|other| other.ip() != main.ip());
+        self.reach.survey.set_server(Some(main), second, now);
     }
 
     pub(super) fn handle_socket(&mut self, id: SocketId, port: Option<u16>, now: Instant) {

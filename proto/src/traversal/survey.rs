@@ -40,6 +40,7 @@ pub struct Survey {
     rng: StdRng,
     stage: Stage,
     server: Option<SocketAddr>,
+    second: Option<SocketAddr>,
     report: Option<NatReport>,
     next: Option<Instant>,
 }
@@ -90,15 +91,22 @@ impl Survey {
             rng: StdRng::from_seed(seed),
             stage: Stage::Idle,
             server: None,
+            second: None,
             report: None,
             next: None,
         }
     }
 
-    /// The server to ask is this one now: a survey begins unless one runs or it is the same as before.
-    pub fn set_server(&mut self, server: Option<SocketAddr>, now: Instant) {
-        if self.server != server {
-            self.server = server;
+    /// The server to ask is this one now, with this second address if it is known already: a survey begins unless one runs or
+    /// it is the same as before.
+    pub fn set_server(
+        &mut self,
+        server: Option<SocketAddr>,
+        second: Option<SocketAddr>,
+        now: Instant,
+    ) {
+        if (self.server, self.second) != (server, second) {
+            (self.server, self.second) = (server, second);
             self.next = server.map(|_| now);
         }
     }
@@ -131,14 +139,18 @@ impl Survey {
             Question::new(Purpose::Sample, socket, server, Change::default(), now)
         });
         let questions = samples.collect();
-        self.stage = Stage::Asking(Box::new(Asking {
+        let mut asking = Box::new(Asking {
             sockets,
             questions,
             hairpin: None,
             hairpin_seen: false,
             other: None,
             ends: now + PATIENCE,
-        }));
+        });
+        if let Some(second) = self.second {
+            asking.ask_for_strangers(server, second, now);
+        }
+        self.stage = Stage::Asking(asking);
     }
 
     /// A STUN message came in. Tells whether it belonged to the survey.
@@ -392,6 +404,8 @@ mod tests {
     struct Nat {
         filtering: Dependence,
         able: bool,
+        /// Whether the second address is known before.
+        told: bool,
         hairpin: bool,
         loss_of: BTreeSet<usize>,
     }
@@ -408,7 +422,8 @@ mod tests {
                 swapped(change.port, to.port() == one.port()).port(),
             )
         };
-        survey.set_server(Some(server), now);
+        let second = Some(address("203.0.113.2:3478")).filter(|_| nat.told);
+        survey.set_server(Some(server), second, now);
         let count = survey.wants_sockets(now).expect("due");
         assert_eq!(survey.wants_sockets(now), None, "once");
         let sockets: Vec<_> = (1..=count)
@@ -487,6 +502,7 @@ mod tests {
             let mut nat = Nat {
                 filtering,
                 able: true,
+                told: filtering == Dependence::Address,
                 hairpin: filtering == Dependence::Address,
                 loss_of: BTreeSet::new(),
             };
@@ -496,7 +512,7 @@ mod tests {
             assert_eq!(report.filtering, filtering);
             assert_eq!(report.hairpin, Some(nat.hairpin));
             assert_eq!(report.allocation, Allocation::Preserving);
-            nat.able = false;
+            (nat.able, nat.told) = (false, false);
             let report = run(&nat, |index| {
                 30_000 + 2 * u16::try_from(index).expect("few")
             });
@@ -510,6 +526,7 @@ mod tests {
         let nat = Nat {
             filtering: Dependence::AddressAndPort,
             able: true,
+            told: true,
             hairpin: false,
             loss_of: (1..=9).collect(),
         };
