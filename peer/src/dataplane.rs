@@ -5,6 +5,7 @@
 //!   card (vnet) ◀────┤
 //!                    └── inbound ◀─ coalesce ◀─ switch ◀─ open ◀──────── UDP (GRO), all sockets
 //!                          │   └──▶ another link: batch ─ seal ──▶ UDP        (a hub)
+//!                          │   └──▶ the NAT's thread, which sends to links itself: split ─ batch ─ seal ──▶ UDP
 //!                          ▼ what is no frame, or goes to many, or to nobody known: bounded
 //!                     control loop (driver, node) ── Plane: links, ways, table ──▶ both threads
 //! ```
@@ -26,10 +27,12 @@ use kuguri_proto::node::plane::Plane;
 use serde::Serialize;
 use tokio::sync::{Notify, mpsc};
 
+use crate::outside::{Door, Gate};
 use crate::tap::{CardPort, Offload};
 use crate::udp::UdpPort;
 
 mod card;
+mod gateway;
 mod inbound;
 mod lanes;
 mod map;
@@ -38,6 +41,7 @@ mod published;
 mod queue;
 mod wait;
 
+use gateway::Gateway;
 use inbound::Inbound;
 use map::Map;
 use outbound::Outbound;
@@ -53,6 +57,7 @@ pub struct DataPlane {
     /// Closing it ends the threads.
     stop: Option<PipeWriter>,
     threads: Vec<JoinHandle<()>>,
+    door: Option<Door>,
 }
 
 /// What needs a decision.
@@ -161,6 +166,7 @@ impl DataPlane {
             up,
             stop: Some(stop),
             threads: Vec::new(),
+            door: None,
         };
         plane.listen(SocketId::MAIN, udp)?;
         let inbound = Inbound::new(Arc::clone(&shared));
@@ -197,7 +203,20 @@ impl DataPlane {
 
     /// From now on this holds.
     pub fn publish(&self, plane: Plane) {
-        self.shared.map.publish(Map::new(plane, &self.sockets));
+        self.shared
+            .map
+            .publish(Map::new(plane, &self.sockets, self.door.clone()));
+    }
+
+    /// What is for the NAT goes there from the next [`Self::publish`] on.
+    pub fn set_door(&mut self, door: Option<Door>) {
+        self.door = door;
+    }
+
+    /// The NAT's way to members.
+    #[must_use]
+    pub fn gate(&self) -> Box<dyn Gate> {
+        Box::new(Gateway::new(Arc::clone(&self.shared)))
     }
 
     /// Waits for what needs a decision.

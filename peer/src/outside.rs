@@ -13,6 +13,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Instant;
 
 use kuguri_proto::gateway::{Frame, Nat, NatCounters, NatEvent, NatRow, NatSettings, Port};
 use kuguri_proto::wire::ethernet::MacAddr;
@@ -34,6 +35,27 @@ pub struct Outside {
     thread: Option<JoinHandle<()>>,
 }
 
+/// The way in, for whoever has frames for the virtual host.
+#[derive(Clone, Debug)]
+pub struct Door(Arc<Shared>);
+
+/// A frame for the virtual host.
+#[derive(Debug)]
+pub struct Parcel {
+    /// Its bytes; of TCP also a super-frame.
+    pub bytes: Vec<u8>,
+    /// Its checksums are known to be right, or open.
+    pub trusted: bool,
+}
+
+/// The thread's own way to stations.
+pub trait Gate: Send {
+    /// Sends a frame to its station; false when that is not for the gate to decide.
+    fn send(&mut self, frame: &Frame, now: Instant) -> bool;
+    /// Nothing more follows for now.
+    fn flush(&mut self);
+}
+
 /// What the thread and others share.
 struct Shared {
     inbox: Mutex<Inbox>,
@@ -46,7 +68,7 @@ struct Shared {
 /// For the thread.
 #[derive(Debug, Default)]
 struct Inbox {
-    frames: Vec<Vec<u8>>,
+    parcels: Vec<Parcel>,
     bytes: usize,
     dropped: u64,
     orders: Vec<Order>,
@@ -96,6 +118,7 @@ impl Outside {
         settings: NatSettings,
         mac: MacAddr,
         port: Port,
+        gate: Box<dyn Gate>,
         wake: impl Fn() + Send + Sync + 'static,
     ) -> io::Result<Self> {
         let poll = Poll::new()?;
@@ -106,9 +129,9 @@ impl Outside {
             wake: Box::new(wake),
         });
         kernel::raise_descriptor_limit();
-        let now = std::time::Instant::now();
+        let now = Instant::now();
         let nat = Nat::new(settings, mac, port, rand::random(), now);
-        let turn = Turn::new(nat, poll, Arc::clone(&shared))?;
+        let turn = Turn::new(nat, poll, Arc::clone(&shared), gate)?;
         let thread = std::thread::Builder::new()
             .name("outside".to_owned())
             .spawn(move || turn.run())?;
@@ -118,25 +141,10 @@ impl Outside {
         })
     }
 
-    /// Frames for the virtual host; they are taken out of `frames`.
-    pub fn send(&self, frames: &mut Vec<Vec<u8>>) {
-        if frames.is_empty() {
-            return;
-        }
-        let mut inbox = lock(&self.shared.inbox);
-        let was_empty = inbox.frames.is_empty();
-        for frame in frames.drain(..) {
-            if inbox.bytes >= MAX_INBOX {
-                inbox.dropped += 1;
-            } else {
-                inbox.bytes += frame.len();
-                inbox.frames.push(frame);
-            }
-        }
-        drop(inbox);
-        if was_empty {
-            self.wake_thread();
-        }
+    /// The way in.
+    #[must_use]
+    pub fn door(&self) -> Door {
+        Door(Arc::clone(&self.shared))
     }
 
     /// Takes the frames and events that are there, behind those in the arguments.
@@ -190,7 +198,36 @@ impl Outside {
     }
 
     fn wake_thread(&self) {
-        if let Err(error) = self.shared.waker.wake() {
+        self.shared.wake_thread();
+    }
+}
+
+impl Door {
+    /// Frames for the virtual host; they are taken out of `parcels`.
+    pub fn send(&self, parcels: &mut Vec<Parcel>) {
+        if parcels.is_empty() {
+            return;
+        }
+        let mut inbox = lock(&self.0.inbox);
+        let was_empty = inbox.parcels.is_empty();
+        for parcel in parcels.drain(..) {
+            if inbox.bytes >= MAX_INBOX {
+                inbox.dropped += 1;
+            } else {
+                inbox.bytes += parcel.bytes.len();
+                inbox.parcels.push(parcel);
+            }
+        }
+        drop(inbox);
+        if was_empty {
+            self.0.wake_thread();
+        }
+    }
+}
+
+impl Shared {
+    fn wake_thread(&self) {
+        if let Err(error) = self.waker.wake() {
             tracing::warn!(%error, "the NAT's thread cannot be woken");
         }
     }

@@ -220,7 +220,7 @@ impl Portmap {
                 vec![pcp::request(&map, lifetime)]
             }
             Protocol::NatPmp => {
-                let port = outside.map_or(wish.inside.port(), |outside| outside.port());
+                let port = outside.unwrap_or(wish.inside).port();
                 let map = natpmp::request_map(wish.inside.port(), port, lifetime);
                 vec![map, natpmp::request_address()]
             }

@@ -8,13 +8,15 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use kuguri_proto::SocketId;
+use kuguri_proto::gateway::{ForNat, is_for_nat};
 use kuguri_proto::link::Via;
 use kuguri_proto::link::pack::{Reassembler, check_length};
-use kuguri_proto::node::plane::Forwarding;
+use kuguri_proto::node::plane::{Forwarding, Table};
 use kuguri_proto::offload::{Coalescer, checksum, split_frame};
 use kuguri_proto::wire::chunk::{Chunk, chunks};
 use kuguri_proto::wire::{self, Kind, ethernet, relay, sealed};
 
+use super::gateway::ToNat;
 use super::lanes::Lanes;
 use super::map::{Map, Port};
 use super::published::View;
@@ -39,6 +41,7 @@ struct Router {
     map: View<Map>,
     lanes: Lanes,
     coalescer: Coalescer<()>,
+    to_nat: ToNat,
     links: HashMap<u32, State>,
     scratch: Vec<u8>,
     now: Instant,
@@ -76,6 +79,7 @@ impl Inbound {
                 lanes: Lanes::new(Arc::clone(&shared), 1),
                 shared,
                 coalescer: Coalescer::new(),
+                to_nat: ToNat::new(),
                 links: HashMap::new(),
                 scratch: Vec::new(),
                 now: Instant::now(),
@@ -293,6 +297,7 @@ impl Router {
         let frame = &arena[place.clone()];
         match self.to(port, frame) {
             To::Card => self.give_card(arena, place, open),
+            To::Nat => self.to_nat.push(arena, place, open),
             To::Link(to) => match split_frame(frame, open, Lanes::largest(&to)) {
                 Ok(pieces) => self.lanes.push(&to, &pieces),
                 Err(_) => port.link.traffic.dropped_malformed(1),
@@ -319,6 +324,7 @@ impl Router {
                     card::write_one(&port, &frame, false, &mut self.scratch);
                 }
             }
+            To::Nat => self.to_nat.push_whole(arena, frame),
             To::Link(to) => {
                 if let Ok(pieces) = split_frame(&frame, false, Lanes::largest(&to)) {
                     self.lanes.push(&to, &pieces);
@@ -359,7 +365,7 @@ impl Router {
                 }
             }
             Forwarding::Unknown | Forwarding::Uplink(_) => To::Control,
-            Forwarding::Table(fib, card) => {
+            Forwarding::Table(Table { fib, card, nat }) => {
                 let Some((destination, source)) = ethernet::addresses(frame) else {
                     return To::Nobody;
                 };
@@ -372,6 +378,14 @@ impl Router {
                     None => To::Control,
                     found if found == port.number => To::Nobody,
                     found if found == *card && self.shared.card.is_some() => To::Card,
+                    // What the virtual host answers itself goes the long way.
+                    Some(number)
+                        if nat.is_some_and(|(its, mac)| {
+                            its == number && is_for_nat(mac, frame) == ForNat::Only
+                        }) =>
+                    {
+                        To::Nat
+                    }
                     Some(number) => map
                         .port(number)
                         .map_or(To::Control, |port| To::Link(Arc::clone(port))),
@@ -397,6 +411,7 @@ impl Router {
             self.coalescer
                 .flush(arena, |(), made| card::write(port, arena, made));
         }
+        self.to_nat.flush(arena, self.map.get().door.as_ref());
         self.lanes.flush();
     }
 
@@ -419,6 +434,7 @@ impl State {
 #[derive(Clone, Debug)]
 enum To {
     Card,
+    Nat,
     Link(Arc<Port>),
     Control,
     Nobody,

@@ -30,7 +30,7 @@ struct Lane {
 }
 
 impl Lanes {
-    /// `thread` (0 or 1) tells two threads apart, which must not name two frames alike.
+    /// `thread` (0 to 3) tells threads apart, which must not name two frames alike.
     pub(super) const fn new(shared: Arc<Shared>, thread: u32) -> Self {
         Self {
             shared,
@@ -162,5 +162,5 @@ const LANES: usize = 16;
 /// Numbers of frames in parts that the control loop's own frames do not have.
 const PLANE: u32 = 1 << 31;
 /// The bits that count.
-const COUNT_BITS: u32 = 30;
+const COUNT_BITS: u32 = 29;
 const COUNT: u32 = (1 << COUNT_BITS) - 1;

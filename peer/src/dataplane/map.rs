@@ -13,6 +13,7 @@ use kuguri_proto::switch::PortNumber;
 use kuguri_proto::wire::relay;
 
 use super::Sockets;
+use crate::outside::Door;
 use crate::udp::UdpPort;
 
 /// Links and where frames go.
@@ -22,6 +23,8 @@ pub(super) struct Map {
     by_number: HashMap<PortNumber, Arc<Port>>,
     pub(super) forwarding: Forwarding,
     pub(super) relay: Option<SocketAddr>,
+    /// The way to the NAT's thread, while it runs.
+    pub(super) door: Option<Door>,
 }
 
 /// A link, and how to send on it.
@@ -45,7 +48,7 @@ pub(super) struct Way {
 }
 
 impl Map {
-    pub(super) fn new(plane: Plane, sockets: &Sockets) -> Self {
+    pub(super) fn new(plane: Plane, sockets: &Sockets, door: Option<Door>) -> Self {
         let relay = plane.relay;
         let ports = plane.links.into_iter().map(|(link, number)| {
             let way = way(&link, relay, sockets);
@@ -60,6 +63,7 @@ impl Map {
             forwarding: plane.forwarding,
             relay,
             links,
+            door,
         }
     }
 

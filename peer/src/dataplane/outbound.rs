@@ -4,7 +4,7 @@ use std::io::PipeReader;
 use std::sync::Arc;
 use std::time::Instant;
 
-use kuguri_proto::node::plane::Forwarding;
+use kuguri_proto::node::plane::{Forwarding, Table};
 use kuguri_proto::offload::{VnetHeader, split};
 use kuguri_proto::wire::ethernet;
 
@@ -123,7 +123,7 @@ fn to<'m>(map: &'m Map, frame: &[u8], now: Instant) -> To<'m> {
     match &map.forwarding {
         Forwarding::Unknown => To::Control,
         Forwarding::Uplink(index) => map.link(*index).map_or(To::Control, To::Link),
-        Forwarding::Table(fib, card) => {
+        Forwarding::Table(Table { fib, card, .. }) => {
             let Some((destination, source)) = ethernet::addresses(frame) else {
                 return To::Nobody;
             };

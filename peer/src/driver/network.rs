@@ -23,7 +23,7 @@ impl<O: Observe> Driver<O> {
     /// Starts, stops or changes SecureNAT as it is wanted.
     pub(super) fn apply_secure_nat(&mut self) {
         if let Some(secure_nat) = &mut self.secure_nat
-            && let Err(error) = secure_nat.apply(&mut self.node)
+            && let Err(error) = secure_nat.apply(&mut self.node, &mut self.plane)
         {
             self.begin_to_end(Some(error.context("SecureNAT cannot start")));
         }
@@ -85,7 +85,7 @@ impl<O: Observe> Driver<O> {
             });
             return;
         }
-        let done = secure_nat.ask(ask, &mut self.node);
+        let done = secure_nat.ask(ask, &mut self.node, &mut self.plane);
         let value = done.unwrap_or_else(|problem| json!({ "error": format!("{problem:#}") }));
         let _ = answer.send(value);
     }

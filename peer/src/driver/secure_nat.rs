@@ -16,7 +16,8 @@ use tokio::sync::Notify;
 use crate::admin::{DhcpChange, NatChange, VirtualHost};
 use crate::config::leases;
 use crate::config::state::StateError;
-use crate::outside::{Outside, lan};
+use crate::dataplane::DataPlane;
+use crate::outside::{Outside, Parcel, lan};
 
 /// What the user wants of the virtual host.
 #[derive(Clone, Debug)]
@@ -71,7 +72,7 @@ pub(super) struct SecureNat {
     wanted: Wanted,
     outside: Option<Outside>,
     wake: Arc<Notify>,
-    frames: Vec<Vec<u8>>,
+    parcels: Vec<Parcel>,
     taken: Vec<Frame>,
     events: Vec<NatEvent>,
     restored: bool,
@@ -84,7 +85,7 @@ impl SecureNat {
             wanted,
             outside: None,
             wake: Arc::new(Notify::new()),
-            frames: Vec::new(),
+            parcels: Vec::new(),
             taken: Vec::new(),
             events: Vec::new(),
             restored: false,
@@ -93,7 +94,7 @@ impl SecureNat {
     }
 
     /// Starts, stops or changes what runs, after what is wanted.
-    pub(super) fn apply(&mut self, node: &mut Node) -> anyhow::Result<()> {
+    pub(super) fn apply(&mut self, node: &mut Node, plane: &mut DataPlane) -> anyhow::Result<()> {
         let Some(mac) = node.gateway_mac() else {
             return Ok(());
         };
@@ -105,13 +106,19 @@ impl SecureNat {
             (None, true) => {
                 let port = Port {
                     mtu: MTU,
-                    max_segment: None,
+                    max_segment: Some(MAX_SEGMENT),
                 };
                 let wake = Arc::clone(&self.wake);
-                let outside = Outside::start(settings, mac, port, move || wake.notify_one());
-                self.outside = Some(outside.context("a published port may be in use")?);
+                let outside =
+                    Outside::start(settings, mac, port, plane.gate(), move || wake.notify_one());
+                let outside = outside.context("a published port may be in use")?;
+                plane.set_door(Some(outside.door()));
+                self.outside = Some(outside);
             }
-            (_, false) => self.stop(node),
+            (_, false) => {
+                plane.set_door(None);
+                self.stop(node);
+            }
         }
         let now = Instant::now();
         let command = Command::Nat {
@@ -135,7 +142,7 @@ impl SecureNat {
             let (frames, mut events) = outside.stop();
             let now = Instant::now();
             for frame in frames {
-                node.handle_nat_frame(&frame.bytes, now);
+                give_node(node, &frame, now);
             }
             self.events.append(&mut events);
             // For the events.
@@ -211,7 +218,7 @@ impl SecureNat {
             outside.take(&mut self.taken, &mut self.events);
             let now = Instant::now();
             for frame in self.taken.drain(..) {
-                node.handle_nat_frame(&frame.bytes, now);
+                give_node(node, &frame, now);
             }
         }
     }
@@ -219,9 +226,12 @@ impl SecureNat {
     /// Gives the thread what the node has for it.
     pub(super) fn give(&mut self, node: &mut Node) {
         if let Some(outside) = &self.outside {
-            self.frames
-                .extend(std::iter::from_fn(|| node.poll_nat_frame()));
-            outside.send(&mut self.frames);
+            let frames = std::iter::from_fn(|| node.poll_nat_frame());
+            self.parcels.extend(frames.map(|bytes| Parcel {
+                bytes,
+                trusted: false,
+            }));
+            outside.door().send(&mut self.parcels);
         }
     }
 
@@ -260,7 +270,12 @@ impl SecureNat {
 
     // ---- questions and orders
 
-    pub(super) fn ask(&mut self, ask: VirtualHost, node: &mut Node) -> anyhow::Result<Value> {
+    pub(super) fn ask(
+        &mut self,
+        ask: VirtualHost,
+        node: &mut Node,
+        plane: &mut DataPlane,
+    ) -> anyhow::Result<Value> {
         match ask {
             VirtualHost::Status => return Ok(self.status(node)),
             VirtualHost::NatTable => return Ok(json!({ "sessions": [] })),
@@ -275,7 +290,7 @@ impl SecureNat {
             VirtualHost::NatSet(change) => self.change_nat(change)?,
             VirtualHost::DhcpSet(change) => self.change_dhcp(change)?,
         }
-        self.apply(node)?;
+        self.apply(node, plane)?;
         Ok(self.status(node))
     }
 
@@ -383,6 +398,18 @@ impl SecureNat {
     }
 }
 
+/// A frame that the gate did not take goes by the node, which takes none that is larger than its network's.
+fn give_node(node: &mut Node, frame: &Frame, now: Instant) {
+    let Ok(pieces) = frame.pieces(usize::MAX) else {
+        return;
+    };
+    for index in 0..pieces.count() {
+        let mut bytes = vec![0; pieces.piece_len(index)];
+        pieces.write(index, true, &mut bytes);
+        node.handle_nat_frame(&bytes, now);
+    }
+}
+
 /// "allow RULE" or "deny RULE".
 fn rule(text: &str) -> anyhow::Result<Rule> {
     let (action, rest) = text
@@ -436,6 +463,8 @@ fn reservation(
     Ok((mac.parse()?, address.parse()?))
 }
 
+/// Bytes of a TCP segment that the data plane cuts into packets: what IPv4's length and the largest headers leave.
+const MAX_SEGMENT: usize = 65_535 - 120;
 /// Bytes of IP packet (E6).
 const MTU: u16 = 1500;
 /// Leases that follow one another are kept together.

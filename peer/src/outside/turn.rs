@@ -15,7 +15,7 @@ use mio::{Events, Interest, Poll, Token};
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg};
 
 use super::host::{HostSockets, Kind, failure, id};
-use super::{Order, Shared, Table, WAKER, lock};
+use super::{Gate, Order, Parcel, Shared, Table, WAKER, lock};
 
 /// The thread's own things.
 pub(super) struct Turn {
@@ -23,6 +23,8 @@ pub(super) struct Turn {
     poll: Poll,
     sockets: HostSockets,
     shared: Arc<Shared>,
+    /// To stations that are known; for the others there is the outbox.
+    gate: Box<dyn Gate>,
     /// Datagram sockets that may have more than was read.
     unread: VecDeque<SocketId>,
     /// By number among the published ports.
@@ -33,13 +35,19 @@ pub(super) struct Turn {
 }
 
 impl Turn {
-    pub(super) fn new(nat: Nat, poll: Poll, shared: Arc<Shared>) -> io::Result<Self> {
+    pub(super) fn new(
+        nat: Nat,
+        poll: Poll,
+        shared: Arc<Shared>,
+        gate: Box<dyn Gate>,
+    ) -> io::Result<Self> {
         let sockets = HostSockets::new(poll.registry().try_clone()?);
         let mut turn = Self {
             nat,
             poll,
             sockets,
             shared,
+            gate,
             unread: VecDeque::new(),
             listeners: Vec::new(),
             frames: Vec::new(),
@@ -94,9 +102,10 @@ impl Turn {
     fn take_inbox(&mut self, now: Instant) -> bool {
         let inbox = std::mem::take(&mut *lock(&self.shared.inbox));
         self.dropped_inbox += inbox.dropped;
-        for frame in inbox.frames {
-            self.nat.handle_frame(&frame, false, &mut self.sockets, now);
-            self.nat.recycle(frame);
+        for Parcel { bytes, trusted } in inbox.parcels {
+            self.nat
+                .handle_frame(&bytes, trusted, &mut self.sockets, now);
+            self.nat.recycle(bytes);
         }
         for order in inbox.orders {
             match order {
@@ -296,19 +305,23 @@ impl Turn {
 
     // ---- out
 
-    /// Lets the NAT send as much as the outbox takes.
+    /// Lets the NAT send as much as the outbox takes, and a share of what goes by the gate.
     fn give(&mut self, now: Instant) {
-        let mut gave = false;
+        let (mut gave, mut left) = (false, SHARE);
         loop {
+            let mut sent = 0;
             if self.frames.is_empty() {
                 self.nat.work(&mut self.sockets, now);
-                self.frames
-                    .extend(std::iter::from_fn(|| self.nat.poll_frame()));
+                sent = self.pass(now);
             }
             let mut outbox = lock(&self.shared.outbox);
             gave |= take_events(&mut self.nat, &mut outbox);
+            left = left.saturating_sub(sent);
             if self.frames.is_empty() {
-                break;
+                if sent == 0 || left == 0 {
+                    break;
+                }
+                continue;
             }
             if outbox.bytes >= MAX_OUTBOX {
                 outbox.full = true;
@@ -322,9 +335,24 @@ impl Turn {
             outbox.frames.append(&mut self.frames);
             gave = true;
         }
+        self.gate.flush();
         if gave {
             (self.shared.wake)();
         }
+    }
+
+    /// What the gate takes is gone, the rest waits for the outbox; the bytes that the gate took.
+    fn pass(&mut self, now: Instant) -> usize {
+        let mut sent = 0;
+        while let Some(frame) = self.nat.poll_frame() {
+            if self.gate.send(&frame, now) {
+                sent += frame.bytes.len();
+                self.nat.recycle(frame.bytes);
+            } else {
+                self.frames.push(frame);
+            }
+        }
+        sent
     }
 
     /// Every connection ends; the stations hear of it if somebody still takes the frames.
@@ -405,6 +433,8 @@ const LISTENER: usize = 1 << (usize::BITS - 1);
 const EVENTS: usize = 1024;
 /// Datagrams read of one socket before the others have their turn.
 const DATAGRAMS: usize = 32;
+/// Bytes that go by the gate before frames and sockets are looked at again.
+const SHARE: usize = 256 << 10;
 /// Bytes of frames that wait to be taken.
 const MAX_OUTBOX: usize = 4 << 20;
 /// Events that wait to be taken.

@@ -1,5 +1,6 @@
 //! Frames on their way to the switch, up to a bound; and what the port they go by can do.
 
+use crate::offload::{self, Gso, Layout, Pieces, SplitError, Version, VnetHeader};
 use std::collections::VecDeque;
 use std::net::IpAddr;
 
@@ -23,6 +24,33 @@ pub struct Frame {
     pub bytes: Vec<u8>,
     /// Bytes of TCP payload in each packet, when the port is to cut it; its TCP checksum then holds the pseudo-header's sum.
     pub segment: Option<u16>,
+}
+
+impl Frame {
+    /// Cuts it as the port is to, in pieces of at most `largest` bytes of frame if it is TCP.
+    ///
+    /// # Errors
+    /// When it is not what it says: a fault of the NAT.
+    pub fn pieces(&self, largest: usize) -> Result<Pieces<'_>, SplitError> {
+        let Some(segment) = self.segment else {
+            return offload::split_frame(&self.bytes, false, largest);
+        };
+        let layout = Layout::parse(&self.bytes).ok_or(SplitError::Malformed)?;
+        let place = |at: usize| u16::try_from(at).map_err(|_| SplitError::Malformed);
+        let vnet = VnetHeader {
+            needs_csum: true,
+            gso: match layout.version {
+                Version::V4 => Gso::Tcp4,
+                Version::V6 => Gso::Tcp6,
+            },
+            hdr_len: place(layout.payload)?,
+            gso_size: segment,
+            csum_start: place(layout.transport)?,
+            csum_offset: place(layout.protocol.checksum_offset())?,
+            ..VnetHeader::default()
+        };
+        offload::split(vnet, &self.bytes, largest)
+    }
 }
 
 /// The queue.

@@ -9,7 +9,7 @@ use rand::rngs::StdRng;
 
 use super::nat::NatSide;
 use super::status::MacStatus;
-use super::{Event, HubConfig, Node, Side};
+use super::{Event, HubConfig, Node, Side, plane};
 use crate::auth::Admission;
 use crate::gateway::pool::Pool;
 use crate::gateway::subnet::Subnet;
@@ -162,9 +162,14 @@ impl Hub {
         })
     }
 
-    /// The table for a data plane, and which of its ports the card is.
-    pub(super) fn forwarding(&mut self, now: Instant) -> super::plane::Forwarding {
-        super::plane::Forwarding::Table(self.switch.fib(now), self.switch.number(CARD))
+    /// The table for a data plane.
+    pub(super) fn forwarding(&mut self, now: Instant) -> plane::Forwarding {
+        let nat = self.switch.number(GATEWAY).filter(|_| self.nat_is_on());
+        plane::Forwarding::Table(plane::Table {
+            fib: self.switch.fib(now),
+            card: self.switch.number(CARD),
+            nat: nat.map(|number| (number, self.gateway.mac())),
+        })
     }
 
     /// The port of a member's link in that table.

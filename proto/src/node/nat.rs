@@ -23,6 +23,11 @@ pub(super) struct NatSide {
 }
 
 impl Hub {
+    /// Whether the NAT runs.
+    pub(super) const fn nat_is_on(&self) -> bool {
+        self.nat.on
+    }
+
     /// What a member is told, when it understands it and there is something.
     pub(super) fn network_for(&self, index: u32) -> Option<Network> {
         let hears = self

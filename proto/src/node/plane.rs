@@ -16,6 +16,7 @@ use super::{Node, Side};
 use crate::link::plane::{LinkPort, Route};
 use crate::link::{Link, Via};
 use crate::switch::{Fib, PortNumber};
+use crate::wire::ethernet::MacAddr;
 
 /// All that a data plane needs to know at one moment.
 #[derive(Clone, Debug, Default)]
@@ -36,8 +37,19 @@ pub enum Forwarding {
     Unknown,
     /// (Member) from the card to this link, and from every link to the card.
     Uplink(u32),
-    /// (Hub) by the table; the card, if there is one, is the port with this number.
-    Table(Arc<Fib>, Option<PortNumber>),
+    /// (Hub) by the table.
+    Table(Table),
+}
+
+/// A hub's table, and which of its ports are no links.
+#[derive(Clone, Debug)]
+pub struct Table {
+    /// Addresses and the ports behind which they are.
+    pub fib: Arc<Fib>,
+    /// The card's port, if there is one.
+    pub card: Option<PortNumber>,
+    /// The virtual host's port and address, while its NAT runs.
+    pub nat: Option<(PortNumber, MacAddr)>,
 }
 
 /// What was told of a link.
@@ -54,6 +66,7 @@ pub(super) struct Telling {
     links: BTreeMap<u32, Told>,
     uplink: Option<u32>,
     relay: Option<SocketAddr>,
+    nat: bool,
     begun: bool,
 }
 
@@ -69,13 +82,14 @@ impl Node {
             };
             changed |= before != told;
         }
-        let uplink = match &self.side {
-            Side::Member(member) => member.link(),
-            Side::Hub(_) => None,
+        let (uplink, nat) = match &self.side {
+            Side::Member(member) => (member.link(), false),
+            Side::Hub(hub) => (None, hub.nat_is_on()),
         };
         let relay = self.client.relay();
-        changed |= uplink != self.telling.uplink || relay != self.telling.relay;
-        (self.telling.uplink, self.telling.relay) = (uplink, relay);
+        let telling = &mut self.telling;
+        changed |= (uplink, relay, nat) != (telling.uplink, telling.relay, telling.nat);
+        (telling.uplink, telling.relay, telling.nat) = (uplink, relay, nat);
         changed.then(|| self.plane(now))
     }
 

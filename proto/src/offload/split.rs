@@ -145,7 +145,7 @@ impl Pieces<'_> {
                 head.copy_from_slice(&self.frame[..cut.layout.payload]);
                 body.copy_from_slice(&self.frame[cut.range(index)]);
                 cut.adjust(index, to);
-                cut.sum(finish, to);
+                cut.sum(finish || !self.is_open(), to);
             }
         }
     }

@@ -13,6 +13,7 @@ use smoltcp::socket::tcp;
 use smoltcp::time::Instant as Tick;
 use smoltcp::wire::{EthernetAddress, IpCidr};
 
+use crate::gateway::Frame;
 use crate::gateway::sockets::{Datagrams, Failure, Peeked, Sending, SocketId, Sockets};
 use crate::gateway::subnet::Subnet;
 use crate::gateway::{Nat, NatEvent, NatSettings, Port};
@@ -245,7 +246,7 @@ impl World {
         let start = Instant::now();
         let port = Port {
             mtu: 1500,
-            max_segment: None,
+            max_segment: Some(65_415),
         };
         let mut card = Card {
             received: VecDeque::new(),
@@ -350,14 +351,8 @@ impl World {
         loop {
             self.nat.work(&mut self.host, now);
             let frames: Vec<_> = std::iter::from_fn(|| self.nat.poll_frame()).collect();
-            for frame in &frames {
-                Self::carry(
-                    &mut self.down,
-                    frame.bytes.clone(),
-                    self.weather,
-                    self.us,
-                    &mut self.rng,
-                );
+            for piece in frames.iter().flat_map(cut) {
+                Self::carry(&mut self.down, piece, self.weather, self.us, &mut self.rng);
             }
             if frames.is_empty() {
                 break;
@@ -481,4 +476,15 @@ impl World {
             .map(|frame| frame.bytes)
             .collect()
     }
+}
+
+/// What the port makes of a frame.
+fn cut(frame: &Frame) -> Vec<Vec<u8>> {
+    let pieces = frame.pieces(usize::MAX).expect("a frame of the NAT's");
+    let write = |index| {
+        let mut piece = vec![0; pieces.piece_len(index)];
+        pieces.write(index, true, &mut piece);
+        piece
+    };
+    (0..pieces.count()).map(write).collect()
 }
