@@ -33,7 +33,7 @@ impl Sleep {
         if awake < LOOK {
             return false;
         }
-        let before = std::mem::replace(self, Self::new());
+        let before = std::mem::take(self);
         let passed = self.uptime.zip(before.uptime);
         passed.is_some_and(|(now, before)| now.saturating_sub(before) > awake + SLEPT)
     }
