@@ -21,6 +21,8 @@
 //! | [`gateway`] | the virtual host behind one port: ARP, echo, addresses |
 //! | [`auth`] | who may join |
 //! | [`link`] | one remote peer: how bytes and frames get there |
+//! | [`portmap`] | what to ask the gateway for |
+//! | [`traversal`] | how NATs behave, and the plan for two of them |
 //! | [`rendezvous`] | both halves of the conversation with the public server |
 //! | [`identity`] | keys, and how they appear in TLS |
 //! | [`invite`] | the one string that brings a member to a hub |
@@ -37,8 +39,10 @@ pub mod invite;
 pub mod link;
 pub mod node;
 pub mod offload;
+pub mod portmap;
 pub mod rendezvous;
 pub mod switch;
+pub mod traversal;
 pub mod wire;
 
 /// Which of the driver's UDP sockets a datagram came in by or leaves by.
@@ -50,6 +54,17 @@ pub struct SocketId(pub u16);
 impl SocketId {
     /// The socket that registration, checks and data share.
     pub const MAIN: Self = Self(0);
+}
+
+/// What a node wants of its driver's sockets, beside the main one.
+///
+/// Each `Open` is answered by [`node::Command::SocketOpened`] or [`node::Command::SocketRefused`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SocketRequest {
+    /// Bind a fresh socket to any free port and take in what comes by it.
+    Open(SocketId),
+    /// It is not needed any more.
+    Close(SocketId),
 }
 
 /// One or more UDP datagrams for one destination, for the driver to send.

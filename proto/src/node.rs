@@ -5,7 +5,7 @@
 //! `poll_transmit` · `poll_frame` · `poll_event` until `None`, then sleep until `poll_timeout`.
 
 use std::collections::VecDeque;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use rand::rngs::StdRng;
@@ -16,7 +16,7 @@ use crate::link::{Link, Outgoing, Setup, Via};
 use crate::rendezvous::Channel;
 use crate::rendezvous::client::Client;
 use crate::rendezvous::observe::Observer;
-use crate::wire::control::Bye;
+use crate::wire::control::{Bye, NatClass};
 use crate::wire::{self, Kind};
 use crate::{SocketId, Transmit};
 
@@ -29,17 +29,22 @@ mod links;
 mod member;
 mod nat;
 pub mod plane;
+mod reach;
+mod rotate;
 mod settle;
 pub mod status;
 mod welcome;
 
 pub use config::{Command, Config, HubConfig, MEMBERS_MAX, MemberConfig, RendezvousServer, Role};
 pub use event::Event;
+pub use reach::ReachConfig;
 pub use status::Status;
 
 use hub::Hub;
 use links::Links;
 use member::Member;
+use reach::Reach;
+use rotate::Rotation;
 
 /// One peer.
 pub struct Node {
@@ -50,10 +55,14 @@ pub struct Node {
     rng: StdRng,
     client: Client,
     observer: Observer,
+    reach: Reach,
+    rotation: Rotation,
+    class: NatClass,
     links: Links,
     side: Side,
     local_addresses: Vec<SocketAddr>,
     reflexive: Vec<SocketAddr>,
+    gateway: Option<IpAddr>,
     rendezvous: status::RendezvousStatus,
     refused_datagrams: u64,
     /// When the registration ends, once the links have said goodbye over it.
@@ -93,6 +102,9 @@ impl Node {
         Self {
             client: Client::new(&config.identity, addresses, key, rng.random(), now),
             observer: Observer::new(rng.random(), now),
+            reach: Reach::new(config.reach, rng.random(), now),
+            rotation: Rotation::default(),
+            class: NatClass::default(),
             identity: config.identity,
             host_name: config.host_name,
             aes_in_hardware: config.aes_in_hardware,
@@ -102,6 +114,7 @@ impl Node {
             side,
             local_addresses: Vec::new(),
             reflexive: Vec::new(),
+            gateway: None,
             rendezvous: status::RendezvousStatus {
                 state: "connecting".to_owned(),
                 ..Default::default()
@@ -126,6 +139,9 @@ impl Node {
         payload: &mut [u8],
         now: Instant,
     ) {
+        if self.handle_gateway(socket, remote, payload, now) {
+            return;
+        }
         match wire::classify(payload) {
             Some(Kind::Quic) if self.client.server() == Some(remote) => {
                 let known = self.client.handle_datagram(remote, payload, now);
@@ -158,6 +174,8 @@ impl Node {
     pub fn handle_timeout(&mut self, now: Instant) {
         self.client.handle_timeout(now);
         self.observer.handle_timeout(now);
+        self.handle_reach_timeout(now);
+        self.handle_rotation(now);
         for index in self.links.due(now) {
             if let Some(link) = self.links.get_mut(index) {
                 link.handle_timeout(now);
@@ -185,6 +203,10 @@ impl Node {
     pub fn handle_command(&mut self, command: Command, now: Instant) {
         match command {
             Command::LocalAddresses(addresses) => self.set_local_addresses(addresses, now),
+            Command::Gateway(gateway) => self.set_gateway(gateway, now),
+            Command::NetworkChanged => self.network_changed(now),
+            Command::SocketOpened { id, port } => self.handle_socket(id, Some(port), now),
+            Command::SocketRefused { id } => self.handle_socket(id, None, now),
             Command::Ping { peer, id } => self.ping(peer, id, now),
             Command::Dhcp(settings) => self.set_dhcp(settings),
             Command::RestoreLeases(leases) => self.restore_leases(leases, now),
@@ -211,13 +233,19 @@ impl Node {
                 ..Transmit::datagram(destination, contents)
             });
         }
+        if let Some(transmit) = self.poll_reach(now) {
+            return Some(transmit);
+        }
         while let Some(index) = self.links.first_ready() {
             match self
                 .links
                 .get_mut(index)
                 .and_then(|link| link.poll_transmit(now))
             {
-                Some(Outgoing::Direct(transmit)) => return Some(transmit),
+                Some(Outgoing::Direct(transmit)) => {
+                    self.note_opener(&transmit, now);
+                    return Some(transmit);
+                }
                 Some(Outgoing::Relay(channel, contents)) => {
                     if let Some(transmit) = self.client.wrap(channel, &contents) {
                         return Some(transmit);
@@ -252,6 +280,8 @@ impl Node {
         [
             self.client.poll_timeout(),
             self.observer.poll_timeout(),
+            self.reach.poll_timeout(),
+            self.rotation_timeout(),
             self.links.next_deadline(),
             side,
             self.parting,
@@ -285,6 +315,7 @@ impl Node {
             })
             .filter(|name| !name.is_empty()),
             rendezvous: self.rendezvous.clone(),
+            nat: self.nat_status(),
             links: links.collect(),
             macs: match &self.side {
                 Side::Hub(hub) => hub.table(now),
@@ -308,6 +339,10 @@ impl Node {
         }
     }
 
+    fn rng_transaction(&mut self) -> wire::stun::Transaction {
+        self.rng.random()
+    }
+
     fn fresh_index(&mut self) -> u32 {
         loop {
             let index = self.rng.random::<u32>();
@@ -319,6 +354,11 @@ impl Node {
 
     fn add_link(&mut self, index: u32, mut link: Link, now: Instant) {
         link.set_candidates(&self.candidates(), now);
+        link.set_class(self.class, now);
+        link.set_may_open(self.may_open());
+        if let Some(socket) = self.rotation_in_use() {
+            link.use_socket(socket, SocketId::MAIN, now);
+        }
         self.links.insert(index, link);
     }
 
@@ -347,6 +387,7 @@ impl Node {
             }
             self.settle_link(index, now);
         }
+        self.stop_reach();
         self.parting = Some(now + LAST_WORDS);
         self.stopping = Some(now + STOP_LINGER);
     }

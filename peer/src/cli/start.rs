@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::anyhow;
 use kuguri_proto::identity::{Identity, PeerId};
-use kuguri_proto::node::{Config, Event, Node, RendezvousServer, Role};
+use kuguri_proto::node::{Config, Event, Node, ReachConfig, RendezvousServer, Role};
+use kuguri_proto::traversal::Budget;
 use kuguri_proto::wire::ethernet::MacAddr;
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
@@ -37,6 +38,8 @@ pub(super) struct Common {
     /// Never a direct path: everything by the rendezvous, so that no peer learns this machine's address
     #[arg(long)]
     pub(super) relay_only: bool,
+    #[command(flatten)]
+    pub(super) reach: Reach,
     /// How frames are sealed; auto is AES-256-GCM where both machines have it in hardware
     #[arg(long, value_enum, default_value_t, value_name = "CIPHER")]
     pub(super) cipher: Cipher,
@@ -84,6 +87,35 @@ pub(super) struct Start<'s> {
     pub(super) secure_nat: Option<Wanted>,
 }
 
+/// How hard to try to get through NATs.
+#[derive(Debug, clap::Args)]
+pub(super) struct Reach {
+    /// Never search for the port that a NAT gives: fewer packets, and more links by the relay
+    #[arg(long)]
+    no_port_search: bool,
+    /// Never ask the router for an open port (PCP, NAT-PMP)
+    #[arg(long)]
+    no_port_mapping: bool,
+    /// Another STUN server, by address and port, to see how our NAT behaves; may be given several times
+    #[arg(long = "stun", value_name = "ADDRESS")]
+    stun: Vec<SocketAddr>,
+}
+
+impl Reach {
+    fn config(self) -> ReachConfig {
+        let budget = if self.no_port_search {
+            Budget::off()
+        } else {
+            Budget::default()
+        };
+        ReachConfig {
+            budget,
+            portmap: !self.no_port_mapping,
+            stun: self.stun,
+        }
+    }
+}
+
 /// A virtual LAN card that is wanted.
 pub(super) struct Wish {
     pub(super) interface: String,
@@ -113,6 +145,7 @@ pub(super) async fn run(start: Start<'_>, mut observer: impl Observe) -> anyhow:
         seed: rand::random(),
         aes_in_hardware: start.common.cipher.offers_aes(),
         relay_only: start.common.relay_only,
+        reach: start.common.reach.config(),
     };
     let parts = Parts {
         name: start.name,

@@ -1,6 +1,5 @@
 //! What came of an input: events and frames of links, events of the rendezvous client and the observer.
 
-use std::net::SocketAddr;
 use std::time::Instant;
 
 use super::{Event, Node, Side, status};
@@ -18,7 +17,10 @@ impl Node {
         };
         let events: Vec<LinkEvent> = std::iter::from_fn(|| link.poll_event()).collect();
         let frames: Vec<Vec<u8>> = std::iter::from_fn(|| link.poll_frame()).collect();
-        let peer = link.peer();
+        let (peer, in_doubt) = (link.peer(), link.is_in_doubt());
+        if in_doubt {
+            self.look_again(now);
+        }
         self.links.refresh(index);
         for event in events {
             self.handle_link_event(index, peer, event, now);
@@ -45,8 +47,14 @@ impl Node {
             LinkEvent::Network(network) => self.network(network),
             LinkEvent::Refused(refusal) => self.refused(refusal),
             LinkEvent::PathChanged(direct) => {
+                if direct.is_none() {
+                    self.look_again(now);
+                }
                 self.events.push_back(Event::PathChanged { peer, direct })
             }
+            LinkEvent::WantSearch { sockets } => self.want_search(index, sockets, now),
+            LinkEvent::SearchEnded { entries } => self.search_ended(index, entries, now),
+            LinkEvent::Unneeded(sockets) => self.close_sockets(&sockets),
             LinkEvent::Pong {
                 id,
                 round_trip,
@@ -121,6 +129,7 @@ impl Node {
         if let Some(channel) = link.relay().filter(|&channel| !self.links.uses(channel)) {
             self.client.close(channel, now);
         }
+        self.forget_reach_of(index, now);
         if let Side::Hub(hub) = &mut self.side {
             hub.remove(index);
         }
@@ -140,6 +149,10 @@ impl Node {
                 observed,
                 stun,
             } => {
+                let before = self.rendezvous.observed.replace(observed);
+                if before.is_some_and(|before| before != observed) {
+                    self.blame_openers();
+                }
                 self.rendezvous = status::RendezvousStatus {
                     state: "registered".to_owned(),
                     address: self.client.server(),
@@ -147,9 +160,7 @@ impl Node {
                     observed: Some(observed),
                     problem: None,
                 };
-                let servers: Vec<SocketAddr> =
-                    self.client.server().into_iter().chain(stun).collect();
-                self.observer.set_servers(&servers, now);
+                self.set_stun_servers(&stun, now);
                 self.set_reflexive(vec![observed], now);
                 self.events.push_back(Event::Registered { key, observed });
                 self.connect_now(now);
@@ -242,6 +253,7 @@ impl Node {
         }
         seen.truncate(REFLEXIVE_MAX);
         self.set_reflexive(seen, now);
+        self.spread_class(now);
     }
 }
 
