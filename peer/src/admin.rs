@@ -122,7 +122,7 @@ pub struct Asked {
 #[non_exhaustive]
 pub enum AdminError {
     /// The system refuses the socket.
-    #[error("the socket {}: {error}", path.display())]
+    #[error("the socket {}: {error}; remove what is there, or name another (shorter) directory with --state DIR", path.display())]
     Socket {
         /// Its path; the system takes at most 107 bytes.
         path: PathBuf,

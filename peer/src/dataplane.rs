@@ -3,7 +3,7 @@
 //! ```text
 //!                    ┌── outbound ──▶ split ─ switch ─ batch ─ seal ──▶ UDP (GSO)
 //!   card (vnet) ◀────┤
-//!                    └── inbound ◀─ coalesce ◀─ switch ◀─ open ◀──────── UDP (GRO)
+//!                    └── inbound ◀─ coalesce ◀─ switch ◀─ open ◀──────── UDP (GRO), all sockets
 //!                          │   └──▶ another link: batch ─ seal ──▶ UDP        (a hub)
 //!                          │   └──▶ the NAT's thread, which sends to links itself: split ─ batch ─ seal ──▶ UDP
 //!                          ▼ what is no frame, or goes to many, or to nobody known: bounded
@@ -14,12 +14,14 @@
 //! without waiting, allocates nothing and locks nothing that another thread holds for long, and waits only in `poll`.
 //! Everything that needs a decision it hands up; when nobody takes that in time, it is dropped and counted.
 
+use std::collections::BTreeMap;
 use std::io::{self, PipeWriter};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 
+use kuguri_proto::SocketId;
 use kuguri_proto::link::Via;
 use kuguri_proto::node::plane::Plane;
 use serde::Serialize;
@@ -44,11 +46,13 @@ use inbound::Inbound;
 use map::Map;
 use outbound::Outbound;
 use published::Published;
+use wait::Readers;
 
 /// The threads, as the control loop sees them.
 #[derive(Debug)]
 pub struct DataPlane {
     shared: Arc<Shared>,
+    sockets: Sockets,
     up: mpsc::Receiver<Up>,
     /// Closing it ends the threads.
     stop: Option<PipeWriter>,
@@ -61,6 +65,8 @@ pub struct DataPlane {
 pub enum Up {
     /// A datagram that is no sealed one of a known link.
     Datagram {
+        /// By which socket it came.
+        socket: SocketId,
         /// From where.
         remote: SocketAddr,
         /// It says that it is from the rendezvous that we are registered at; a flood of others does not crowd it out.
@@ -112,10 +118,17 @@ pub struct InUse {
     pub dropped_control: u64,
 }
 
+/// Sockets by the names that the node has for them.
+type Sockets = BTreeMap<SocketId, Arc<UdpPort>>;
+
 /// What the threads and the control loop share.
 #[derive(Debug)]
 struct Shared {
+    /// The main socket.
     udp: Arc<UdpPort>,
+    /// All that are read, the main one included.
+    sockets: Published<Sockets>,
+    readers: Readers,
     card: Option<Arc<CardPort>>,
     map: Published<Map>,
     up: mpsc::Sender<Up>,
@@ -134,8 +147,11 @@ impl DataPlane {
     /// When the system gives no thread.
     pub fn start(udp: Arc<UdpPort>, card: Option<Arc<CardPort>>) -> io::Result<Self> {
         let (tell, up) = mpsc::channel(QUEUE);
+        let (stopped, stop) = io::pipe()?;
         let shared = Arc::new(Shared {
-            udp,
+            readers: Readers::new(stopped.try_clone()?)?,
+            sockets: Published::default(),
+            udp: Arc::clone(&udp),
             card,
             map: Published::default(),
             up: tell,
@@ -144,29 +160,52 @@ impl DataPlane {
             parked: AtomicBool::new(true),
             active: Arc::new(Notify::new()),
         });
-        let (stopped, stop) = io::pipe()?;
-        let mut threads = Vec::new();
-        let (inbound, told) = (Inbound::new(Arc::clone(&shared)), stopped.try_clone()?);
-        threads.push(spawn("kuguri-in", &shared, move || inbound.run(&told))?);
+        let mut plane = Self {
+            shared: Arc::clone(&shared),
+            sockets: BTreeMap::new(),
+            up,
+            stop: Some(stop),
+            threads: Vec::new(),
+            door: None,
+        };
+        plane.listen(SocketId::MAIN, udp)?;
+        let inbound = Inbound::new(Arc::clone(&shared));
+        let thread = spawn("kuguri-in", &shared, move || inbound.run())?;
+        plane.threads.push(thread);
         if let Some(card) = &shared.card {
             let outbound = Outbound::new(Arc::clone(&shared), Arc::clone(card));
-            threads.push(spawn("kuguri-out", &shared, move || {
+            let thread = spawn("kuguri-out", &shared, move || {
                 outbound.run(&stopped);
-            })?);
+            })?;
+            plane.threads.push(thread);
         }
-        let stop = Some(stop);
-        Ok(Self {
-            shared,
-            up,
-            stop,
-            threads,
-            door: None,
-        })
+        Ok(plane)
+    }
+
+    /// Reads this socket too, from now on, and sends by it what is to go by it.
+    ///
+    /// # Errors
+    /// When the system cannot watch one more.
+    pub fn listen(&mut self, id: SocketId, socket: Arc<UdpPort>) -> io::Result<()> {
+        self.shared.readers.add(&*socket, id)?;
+        self.sockets.insert(id, socket);
+        self.shared.sockets.publish(self.sockets.clone());
+        Ok(())
+    }
+
+    /// Reads that socket no more.
+    pub fn forget(&mut self, id: SocketId) {
+        if let Some(socket) = self.sockets.remove(&id) {
+            self.shared.readers.remove(&*socket);
+            self.shared.sockets.publish(self.sockets.clone());
+        }
     }
 
     /// From now on this holds.
     pub fn publish(&self, plane: Plane) {
-        self.shared.map.publish(Map::new(plane, self.door.clone()));
+        self.shared
+            .map
+            .publish(Map::new(plane, &self.sockets, self.door.clone()));
     }
 
     /// What is for the NAT goes there from the next [`Self::publish`] on.
@@ -315,6 +354,7 @@ mod tests {
         let remote = SocketAddr::from(([192, 0, 2, 1], 1));
         for _ in 0..2 * QUEUE {
             plane.shared.hand_up(Up::Datagram {
+                socket: SocketId::MAIN,
                 remote,
                 trusted: false,
                 bytes: Vec::new(),

@@ -14,7 +14,7 @@
 
 use std::collections::BTreeMap;
 use std::future::pending;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use anyhow::anyhow;
@@ -28,10 +28,12 @@ use crate::config::hub::Token;
 use crate::dataplane::{DataPlane, Up};
 use crate::local;
 use crate::output::{CardState, Saying, path, refusal_text};
+use crate::punch_sockets::PunchSockets;
 use crate::route::{Routes, Settings};
 use crate::tap::Card;
 use crate::udp::UdpSocket;
 use crate::ways::{Told, Ways};
+use crate::whereabouts::{Sleep, gateway};
 use secure_nat::SecureNat;
 
 mod find;
@@ -93,6 +95,8 @@ pub struct Driver<O> {
     secure_nat: Option<SecureNat>,
     network: network::Routed,
     told: Vec<SocketAddr>,
+    gateway: Option<IpAddr>,
+    sleep: Sleep,
     pings: BTreeMap<u64, oneshot::Sender<Value>>,
     next_ping: u64,
     end: End,
@@ -100,6 +104,7 @@ pub struct Driver<O> {
     /// Whether the rendezvous has ever known us.
     registered: bool,
     plane: DataPlane,
+    punch: PunchSockets,
     /// When to look at what the data plane has seen, while frames flow.
     look: Option<Instant>,
 }
@@ -148,11 +153,14 @@ impl<O: Observe> Driver<O> {
             secure_nat,
             network: network::Routed::default(),
             told: Vec::new(),
+            gateway: None,
+            sleep: Sleep::new(),
             pings: BTreeMap::new(),
             next_ping: 0,
             end: End::Running,
             more: false,
             registered: false,
+            punch: PunchSockets::default(),
         })
     }
 
@@ -246,11 +254,11 @@ impl<O: Observe> Driver<O> {
         while let Some(up) = next.take() {
             match up {
                 Up::Datagram {
-                    remote, mut bytes, ..
-                } => {
-                    self.node
-                        .handle_datagram(SocketId::MAIN, remote, &mut bytes, now);
-                }
+                    socket,
+                    remote,
+                    mut bytes,
+                    ..
+                } => self.node.handle_datagram(socket, remote, &mut bytes, now),
                 Up::Opened {
                     index,
                     chunks,
@@ -374,9 +382,25 @@ impl<O: Observe> Driver<O> {
             let command = Command::LocalAddresses(addresses);
             self.node.handle_command(command, Instant::now());
         }
+        let gateway = gateway();
+        if gateway != self.gateway {
+            self.gateway = gateway;
+            let command = Command::Gateway(gateway);
+            self.node.handle_command(command, Instant::now());
+        }
+    }
+
+    /// After sleep every mapping is gone, though no address has changed.
+    fn notice_sleep(&mut self) {
+        if self.sleep.is_over() {
+            let now = Instant::now();
+            self.node.handle_command(Command::NetworkChanged, now);
+            self.tell_addresses();
+        }
     }
 
     fn take_time(&mut self) {
+        self.notice_sleep();
         let now = Instant::now();
         if self.node.poll_timeout().is_some_and(|due| due <= now) {
             self.node.handle_timeout(now);
@@ -391,7 +415,17 @@ impl<O: Observe> Driver<O> {
         }
     }
 
+    /// Sockets are there before anything goes by them.
+    fn drain_socket_requests(&mut self) {
+        while let Some(request) = self.node.poll_socket() {
+            if let Some(command) = self.punch.apply(request, &mut self.plane) {
+                self.node.handle_command(command, Instant::now());
+            }
+        }
+    }
+
     async fn drain(&mut self) {
+        self.drain_socket_requests();
         if let Some(secure_nat) = &mut self.secure_nat {
             secure_nat.give(&mut self.node);
         }
@@ -418,8 +452,9 @@ impl<O: Observe> Driver<O> {
             let Some(transmit) = self.node.poll_transmit(Instant::now()) else {
                 return;
             };
-            // A port search's sockets are not there yet; sent by the main socket it would be another search.
-            if transmit.socket == SocketId::MAIN && !self.parts.socket.send(transmit) {
+            if transmit.socket != SocketId::MAIN {
+                self.punch.send(transmit);
+            } else if !self.parts.socket.send(transmit) {
                 return;
             }
         }

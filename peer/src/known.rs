@@ -60,9 +60,9 @@ impl Known {
             return Ok(false);
         }
         // Another process may have kept something meanwhile; its lines stay.
-        self.contents = file::read_toml(&self.path)?.unwrap_or_default();
-        self.contents.keys.insert(rendezvous.to_owned(), key);
-        file::write_toml(&self.path, &self.contents)?;
+        self.contents = file::update_toml(&self.path, Contents::default(), |contents| {
+            contents.keys.insert(rendezvous.to_owned(), key);
+        })?;
         Ok(true)
     }
 }

@@ -100,6 +100,8 @@ pub struct Output {
     last_failure: Option<String>,
     /// It ends because of an error, which says so itself.
     failed: bool,
+    /// The rendezvous has known us; never to have been is such an error.
+    registered: bool,
 }
 
 #[derive(Debug)]
@@ -127,6 +129,7 @@ impl Output {
             finished,
             last_failure: None,
             failed: false,
+            registered: false,
         }
     }
 
@@ -171,7 +174,11 @@ impl Output {
             self.failed = true;
         }
         // The error that ended it is the last that is said.
-        if self.failed && matches!(saying, Saying::Node(Event::Stopped)) {
+        if matches!(saying, Saying::Node(Event::Registered { .. })) {
+            self.registered = true;
+        }
+        let stopped = matches!(saying, Saying::Node(Event::Stopped));
+        if stopped && (self.failed || !self.registered) {
             return None;
         }
         let text = text(saying)?;

@@ -83,6 +83,8 @@ struct Outbox {
     events: Vec<NatEvent>,
     /// The thread waits until somebody takes from it.
     full: bool,
+    /// It has ended by itself, which is a fault of the program.
+    broken: bool,
 }
 
 /// What the thread is told.
@@ -132,9 +134,13 @@ impl Outside {
         let now = Instant::now();
         let nat = Nat::new(settings, mac, port, rand::random(), now);
         let turn = Turn::new(nat, poll, Arc::clone(&shared), gate)?;
+        let alarm = Alarm(Arc::clone(&shared));
         let thread = std::thread::Builder::new()
             .name("outside".to_owned())
-            .spawn(move || turn.run())?;
+            .spawn(move || {
+                let _alarm = alarm;
+                turn.run();
+            })?;
         Ok(Self {
             shared,
             thread: Some(thread),
@@ -158,6 +164,12 @@ impl Outside {
         if waited {
             self.wake_thread();
         }
+    }
+
+    /// Whether the thread has ended by itself: a fault of the program.
+    #[must_use]
+    pub fn is_broken(&self) -> bool {
+        lock(&self.shared.outbox).broken
     }
 
     /// Other settings from now on.
@@ -229,6 +241,18 @@ impl Shared {
     fn wake_thread(&self) {
         if let Err(error) = self.waker.wake() {
             tracing::warn!(%error, "the NAT's thread cannot be woken");
+        }
+    }
+}
+
+/// Tells when its thread ends by a panic.
+struct Alarm(Arc<Shared>);
+
+impl Drop for Alarm {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            lock(&self.0.outbox).broken = true;
+            (self.0.wake)();
         }
     }
 }

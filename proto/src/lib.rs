@@ -21,6 +21,8 @@
 //! | [`gateway`] | the virtual host behind one port: ARP, echo, addresses |
 //! | [`auth`] | who may join |
 //! | [`link`] | one remote peer: how bytes and frames get there |
+//! | [`portmap`] | what to ask the gateway for |
+//! | [`traversal`] | how NATs behave, and the plan for two of them |
 //! | [`rendezvous`] | both halves of the conversation with the public server |
 //! | [`carrier`] | datagrams inside an HTTPS stream: framing, and who is at its ends |
 //! | [`proxy`] | what proxies are told and say, on the way to a rendezvous |
@@ -40,9 +42,11 @@ pub mod invite;
 pub mod link;
 pub mod node;
 pub mod offload;
+pub mod portmap;
 pub mod proxy;
 pub mod rendezvous;
 pub mod switch;
+pub mod traversal;
 pub mod wire;
 
 /// Which of the driver's UDP sockets a datagram came in by or leaves by.
@@ -54,6 +58,17 @@ pub struct SocketId(pub u16);
 impl SocketId {
     /// The socket that registration, checks and data share.
     pub const MAIN: Self = Self(0);
+}
+
+/// What a node wants of its driver's sockets, beside the main one.
+///
+/// Each `Open` is answered by [`node::Command::SocketOpened`] or [`node::Command::SocketRefused`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SocketRequest {
+    /// Bind a fresh socket to any free port and take in what comes by it.
+    Open(SocketId),
+    /// It is not needed any more.
+    Close(SocketId),
 }
 
 /// One or more UDP datagrams for one destination, for the driver to send.

@@ -22,12 +22,15 @@ use std::time::{Duration, Instant};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 
+use crate::SocketId;
 use crate::identity::PeerId;
 use crate::node::status::{Counters, LinkStatus};
 use crate::rendezvous::Channel;
 use crate::wire::clear::Indices;
 use crate::wire::codec::Framer;
-use crate::wire::control::{Bye, Candidate, Candidates, Control, Join, Network, Refusal, Welcome};
+use crate::wire::control::{
+    Bye, Candidate, Candidates, Control, Join, NatClass, Network, Refusal, Welcome,
+};
 use crate::wire::stun::Transaction;
 
 pub mod arq;
@@ -71,6 +74,9 @@ pub struct Link {
     started: Instant,
     relay_only: bool,
     candidates: Vec<Candidate>,
+    class: NatClass,
+    may_open: bool,
+    socket: SocketId,
     early: Option<Candidates>,
     events: VecDeque<LinkEvent>,
     frames: VecDeque<Vec<u8>>,
@@ -134,6 +140,9 @@ impl Link {
             started: now,
             relay_only: setup.relay_only,
             candidates: Vec::new(),
+            class: NatClass::default(),
+            may_open: true,
+            socket: SocketId::MAIN,
             early: None,
             events: VecDeque::new(),
             frames: VecDeque::new(),
@@ -183,6 +192,21 @@ impl Link {
         self.secure
             .as_ref()
             .is_some_and(|secure| secure.paths.best().is_some())
+    }
+
+    /// Whether the direct path does not answer at the moment.
+    #[must_use]
+    pub fn is_in_doubt(&self) -> bool {
+        self.secure
+            .as_ref()
+            .is_some_and(|secure| secure.paths.is_suspect())
+    }
+
+    /// The search that runs is too much for our network: half the packets from now on.
+    pub fn ease_search(&mut self) {
+        if let Some(secure) = &mut self.secure {
+            secure.paths.ease_search();
+        }
     }
 
     /// Whether we opened it.
@@ -263,7 +287,7 @@ impl Link {
     /// A STUN message came that may concern this link; whether it did.
     pub fn handle_stun(
         &mut self,
-        socket: crate::SocketId,
+        socket: SocketId,
         remote: std::net::SocketAddr,
         message: &[u8],
         now: Instant,
@@ -338,6 +362,48 @@ impl Link {
             secure.paths.set_local(self.candidates.clone(), now);
             self.pump(now);
         }
+    }
+
+    /// The NAT before us is of this class.
+    pub fn set_class(&mut self, class: NatClass, now: Instant) {
+        self.class = class;
+        if let Some(secure) = &mut self.secure {
+            secure.paths.set_class(class, now);
+            self.pump(now);
+        }
+    }
+
+    /// Whether our NAT bears packets that die on their way.
+    pub fn set_may_open(&mut self, may_open: bool) {
+        self.may_open = may_open;
+        if let Some(secure) = &mut self.secure {
+            secure.paths.set_may_open(may_open);
+        }
+    }
+
+    /// The socket that paths are to go by, and the one whose mapping ends soon.
+    pub fn use_socket(&mut self, socket: SocketId, retiring: SocketId, now: Instant) {
+        self.socket = socket;
+        if let Some(secure) = &mut self.secure {
+            secure.paths.use_socket(socket, retiring, now);
+        }
+        self.pump(now);
+    }
+
+    /// The search may run that [`LinkEvent::WantSearch`] asked for.
+    pub fn grant_search(&mut self, grant: path::Grant, now: Instant) {
+        if let Some(secure) = &mut self.secure {
+            secure.paths.grant(grant, now);
+        }
+        self.pump(now);
+    }
+
+    /// It may not run now.
+    pub fn refuse_search(&mut self, now: Instant) {
+        if let Some(secure) = &mut self.secure {
+            secure.paths.refuse_search(now);
+        }
+        self.pump(now);
     }
 
     /// The machine's addresses or routes changed.
@@ -497,6 +563,25 @@ impl Link {
             mtu: direct.as_ref().map_or(secure::RELAY_MTU, |path| path.mtu),
             cipher: self.cipher.to_owned(),
             epoch: self.secure.as_ref().map_or(0, Secure::epoch),
+            candidates: self
+                .secure
+                .as_ref()
+                .map(|secure| secure.paths.candidate_fates(now))
+                .unwrap_or_default(),
+            why_not_direct: match &self.secure {
+                Some(secure) if self.established => secure.paths.why_not_direct(),
+                _ => Some("the two sides have not proved their keys yet".to_owned()),
+            },
+            search: self
+                .secure
+                .as_ref()
+                .map(|secure| secure.paths.search_counters())
+                .unwrap_or_default(),
+            remote_nat: self
+                .secure
+                .as_ref()
+                .map(|secure| secure.paths.remote_class())
+                .unwrap_or_default(),
             counters,
             ..LinkStatus::default()
         }

@@ -5,7 +5,7 @@
 //! `poll_transmit` · `poll_frame` · `poll_event` until `None`, then sleep until `poll_timeout`.
 
 use std::collections::VecDeque;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use rand::rngs::StdRng;
@@ -16,7 +16,7 @@ use crate::link::{Link, Outgoing, Setup, Via};
 use crate::rendezvous::Channel;
 use crate::rendezvous::client::Client;
 use crate::rendezvous::observe::Observer;
-use crate::wire::control::Bye;
+use crate::wire::control::{Bye, NatClass};
 use crate::wire::{self, Kind};
 use crate::{SocketId, Transmit};
 
@@ -29,6 +29,8 @@ mod links;
 mod member;
 mod nat;
 pub mod plane;
+mod reach;
+mod rotate;
 mod settle;
 pub mod status;
 mod way;
@@ -36,11 +38,14 @@ mod welcome;
 
 pub use config::{Command, Config, HubConfig, MEMBERS_MAX, MemberConfig, RendezvousServer, Role};
 pub use event::Event;
+pub use reach::ReachConfig;
 pub use status::Status;
 
 use hub::Hub;
 use links::Links;
 use member::Member;
+use reach::Reach;
+use rotate::Rotation;
 
 /// One peer.
 pub struct Node {
@@ -51,11 +56,15 @@ pub struct Node {
     rng: StdRng,
     client: Client,
     observer: Observer,
+    reach: Reach,
+    rotation: Rotation,
+    class: NatClass,
     links: Links,
     side: Side,
     local_addresses: Vec<SocketAddr>,
     reflexive: Vec<SocketAddr>,
     asking: way::Asking,
+    gateway: Option<IpAddr>,
     rendezvous: status::RendezvousStatus,
     refused_datagrams: u64,
     /// When the registration ends, once the links have said goodbye over it.
@@ -95,6 +104,9 @@ impl Node {
         Self {
             client: Client::new(&config.identity, addresses, key, rng.random(), now),
             observer: Observer::new(rng.random(), now),
+            reach: Reach::new(config.reach, rng.random(), now),
+            rotation: Rotation::default(),
+            class: NatClass::default(),
             identity: config.identity,
             host_name: config.host_name,
             aes_in_hardware: config.aes_in_hardware,
@@ -105,6 +117,7 @@ impl Node {
             local_addresses: Vec::new(),
             reflexive: Vec::new(),
             asking: way::Asking::default(),
+            gateway: None,
             rendezvous: status::RendezvousStatus {
                 state: "connecting".to_owned(),
                 ..Default::default()
@@ -129,6 +142,9 @@ impl Node {
         payload: &mut [u8],
         now: Instant,
     ) {
+        if self.handle_gateway(socket, remote, payload, now) {
+            return;
+        }
         match wire::classify(payload) {
             Some(Kind::Quic) if self.client.speaks_from(remote) => {
                 let known = self.client.handle_datagram(remote, payload, now);
@@ -161,6 +177,8 @@ impl Node {
     pub fn handle_timeout(&mut self, now: Instant) {
         self.client.handle_timeout(now);
         self.observer.handle_timeout(now);
+        self.handle_reach_timeout(now);
+        self.handle_rotation(now);
         for index in self.links.due(now) {
             if let Some(link) = self.links.get_mut(index) {
                 link.handle_timeout(now);
@@ -188,6 +206,10 @@ impl Node {
     pub fn handle_command(&mut self, command: Command, now: Instant) {
         match command {
             Command::LocalAddresses(addresses) => self.set_local_addresses(addresses, now),
+            Command::Gateway(gateway) => self.set_gateway(gateway, now),
+            Command::NetworkChanged => self.network_changed(now),
+            Command::SocketOpened { id, port } => self.handle_socket(id, Some(port), now),
+            Command::SocketRefused { id } => self.handle_socket(id, None, now),
             Command::Ping { peer, id } => self.ping(peer, id, now),
             Command::Way { way, ask_by_udp } => self.set_way(way, ask_by_udp, now),
             Command::Dhcp(settings) => self.set_dhcp(settings),
@@ -215,13 +237,19 @@ impl Node {
                 ..Transmit::datagram(destination, contents)
             });
         }
+        if let Some(transmit) = self.poll_reach(now) {
+            return Some(transmit);
+        }
         while let Some(index) = self.links.first_ready() {
             match self
                 .links
                 .get_mut(index)
                 .and_then(|link| link.poll_transmit(now))
             {
-                Some(Outgoing::Direct(transmit)) => return Some(transmit),
+                Some(Outgoing::Direct(transmit)) => {
+                    self.note_opener(&transmit, now);
+                    return Some(transmit);
+                }
                 Some(Outgoing::Relay(channel, contents)) => {
                     if let Some(transmit) = self.client.wrap(channel, &contents) {
                         return Some(transmit);
@@ -256,6 +284,8 @@ impl Node {
         [
             self.client.poll_timeout(),
             self.observer.poll_timeout(),
+            self.reach.poll_timeout(),
+            self.rotation_timeout(),
             self.links.next_deadline(),
             side,
             self.parting,
@@ -289,6 +319,7 @@ impl Node {
             })
             .filter(|name| !name.is_empty()),
             rendezvous: self.rendezvous.clone(),
+            nat: self.nat_status(),
             links: links.collect(),
             macs: match &self.side {
                 Side::Hub(hub) => hub.table(now),
@@ -312,6 +343,10 @@ impl Node {
         }
     }
 
+    fn rng_transaction(&mut self) -> wire::stun::Transaction {
+        self.rng.random()
+    }
+
     fn fresh_index(&mut self) -> u32 {
         loop {
             let index = self.rng.random::<u32>();
@@ -323,6 +358,11 @@ impl Node {
 
     fn add_link(&mut self, index: u32, mut link: Link, now: Instant) {
         link.set_candidates(&self.candidates(), now);
+        link.set_class(self.class, now);
+        link.set_may_open(self.may_open());
+        if let Some(socket) = self.rotation_in_use() {
+            link.use_socket(socket, SocketId::MAIN, now);
+        }
         self.links.insert(index, link);
     }
 
@@ -351,6 +391,7 @@ impl Node {
             }
             self.settle_link(index, now);
         }
+        self.stop_reach();
         self.parting = Some(now + LAST_WORDS);
         self.stopping = Some(now + STOP_LINGER);
     }

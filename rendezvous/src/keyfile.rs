@@ -131,6 +131,8 @@ pub(crate) fn create_private(path: &Path, text: &str) -> io::Result<()> {
         .mode(0o700)
         .create(directory)?;
     let draft = path.with_extension(format!("draft-{}", std::process::id()));
+    // Left by a process that was killed and had our number.
+    let _ = std::fs::remove_file(&draft);
     let written = write_whole(&draft, text).and_then(|()| put_in_place(&draft, path));
     let removed = std::fs::remove_file(&draft);
     written?;

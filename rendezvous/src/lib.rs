@@ -21,7 +21,7 @@ use kuguri_proto::wire::stun::Policy;
 use rustls::pki_types::UnixTime;
 use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
-use tracing::warn;
+use tracing::{error, warn};
 
 mod driver;
 pub mod https;
@@ -99,7 +99,15 @@ pub fn run(options: Options) -> anyhow::Result<()> {
     let result = runtime.block_on(serve(&options, &said));
     said.settle();
     log.settle();
-    result
+    result.and_then(|()| unwritten(&said).map_or(Ok(()), |sentence| Err(anyhow!(sentence))))
+}
+
+/// What nobody could read.
+fn unwritten(said: &Lines) -> Option<String> {
+    let error = said.failure()?;
+    Some(format!(
+        "stdout cannot be written ({error}); make room there, or send it elsewhere"
+    ))
 }
 
 async fn serve(options: &Options, said: &Lines) -> anyhow::Result<()> {
@@ -145,6 +153,10 @@ async fn serve(options: &Options, said: &Lines) -> anyhow::Result<()> {
     };
     let server = Server::new(&identity, config, rand::random(), Instant::now());
     said.say(started.text(options.json)?);
+    said.settle();
+    if let Some(sentence) = unwritten(said) {
+        error!("{sentence}");
+    }
     let stop = async move {
         tokio::select! {
             _ = interrupt.recv() => {}

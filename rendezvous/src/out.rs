@@ -2,8 +2,9 @@
 //!
 //! A thread of its own writes them; what does not fit into its queue is dropped.
 
-use std::io::{self, Write};
+use std::io::{self, ErrorKind, Write};
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
+use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use std::time::Duration;
 #[derive(Clone)]
 pub(crate) struct Lines {
     queue: SyncSender<Piece>,
+    failure: Arc<OnceLock<io::Error>>,
 }
 
 enum Piece {
@@ -23,16 +25,23 @@ impl Lines {
     /// Lines that go to `sink`.
     pub(crate) fn to(sink: impl Write + Send + 'static) -> io::Result<Self> {
         let (queue, pieces) = sync_channel(QUEUE);
-        thread::Builder::new()
-            .name("lines".into())
-            .spawn(move || write_all(&pieces, sink))?;
-        Ok(Self { queue })
+        let failure = Arc::default();
+        thread::Builder::new().name("lines".into()).spawn({
+            let failure = Arc::clone(&failure);
+            move || write_all(&pieces, sink, &failure)
+        })?;
+        Ok(Self { queue, failure })
     }
 
     /// Queues a line, or drops it.
     pub(crate) fn say(&self, mut line: String) {
         line.push('\n');
         let _ = self.queue.try_send(Piece::Bytes(line.into_bytes()));
+    }
+
+    /// Why something could not be written; that a reader went away is no reason.
+    pub(crate) fn failure(&self) -> Option<&io::Error> {
+        self.failure.get()
     }
 
     /// Waits until what was queued is written, but not for somebody who does not read.
@@ -55,11 +64,17 @@ impl Write for Lines {
     }
 }
 
-fn write_all(pieces: &Receiver<Piece>, mut sink: impl Write) {
+fn write_all(pieces: &Receiver<Piece>, mut sink: impl Write, failure: &OnceLock<io::Error>) {
     for piece in pieces {
         match piece {
             // A closed pipe is no reason to end: perhaps the other output is read.
-            Piece::Bytes(bytes) => drop(sink.write_all(&bytes).and_then(|()| sink.flush())),
+            Piece::Bytes(bytes) => match sink.write_all(&bytes).and_then(|()| sink.flush()) {
+                Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+                    // The first one is told.
+                    let _ = failure.set(error);
+                }
+                Ok(()) | Err(_) => {}
+            },
             Piece::Mark(done) => drop(done.send(())),
         }
     }

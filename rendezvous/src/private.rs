@@ -14,7 +14,7 @@ use nix::fcntl::OFlag;
 #[non_exhaustive]
 pub enum PrivateError {
     /// The system refuses.
-    #[error("{} cannot be read ({error}); it is left as it is", path.display())]
+    #[error("{} cannot be read ({error}); it is left as it is: run as the user whose file it is, or mend its permissions", path.display())]
     Unreadable {
         /// The file.
         path: PathBuf,

@@ -20,8 +20,11 @@ use serde::Serialize;
 use crate::nat::{Allocation, NatConfig, PortBlock, PortConfig};
 use crate::oracle::{Kind, Verdict, verdict};
 
+mod goal;
 mod page;
 mod table;
+
+pub use goal::{Goal, Held, RoundTrips};
 
 /// A way to choose outside ports, by name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -50,6 +53,8 @@ pub struct Plan {
     pub seed: u64,
     /// How many of them.
     pub seeds: u64,
+    /// How far everybody is from everybody in each run: goals are measured by it.
+    pub trips: RoundTrips,
 }
 
 /// One run's circumstances.
@@ -72,12 +77,23 @@ pub struct RunOutcome {
     /// Until they were connected directly, both ways.
     #[serde(serialize_with = "as_millis")]
     pub direct: Option<Duration>,
+    /// The same from when one of them asked for it.
+    #[serde(serialize_with = "as_millis")]
+    pub after_asking: Option<Duration>,
+    /// Whether that took a search for a port.
+    pub searched: bool,
     /// Said to be direct, and nothing came through.
     pub pretends: bool,
     /// Packets that both sent.
     pub packets: u64,
     /// The most entries of either NAT.
     pub entries: usize,
+    /// The most sockets of either peer, beside the one that it always has.
+    pub sockets: usize,
+    /// The most probes of a search that either peer sent, in all and in one second.
+    pub probes: u64,
+    /// See above.
+    pub in_a_second: u32,
     /// Of the event log.
     pub hash: u64,
 }
@@ -107,6 +123,8 @@ pub struct Matrix {
     pub seed: u64,
     /// How many runs each cell has.
     pub seeds: u64,
+    /// How far everybody was from everybody.
+    pub trips: RoundTrips,
     /// In the order of the plan.
     pub cells: Vec<Cell>,
 }
@@ -169,7 +187,7 @@ impl Allocator {
 impl Plan {
     /// All 81 pairs with each of these allocators.
     #[must_use]
-    pub fn all(allocators: &[Allocator], seed: u64, seeds: u64) -> Self {
+    pub fn all(allocators: &[Allocator], seed: u64, seeds: u64, trips: RoundTrips) -> Self {
         let pairs = allocators.iter().flat_map(|&allocator| {
             Kind::all().flat_map(move |a| Kind::all().map(move |b| (a, b, allocator)))
         });
@@ -177,6 +195,7 @@ impl Plan {
             pairs: pairs.collect(),
             seed,
             seeds,
+            trips,
         }
     }
 
@@ -238,6 +257,7 @@ impl Plan {
         Matrix {
             seed: self.seed,
             seeds: self.seeds,
+            trips: self.trips,
             cells: cells.collect(),
         }
     }
@@ -301,6 +321,8 @@ pub struct Figures {
     pub runs: usize,
     /// Of these, direct.
     pub direct: usize,
+    /// Of these, by a search.
+    pub searched: usize,
     /// Of these, connected and not direct.
     pub relayed: usize,
     /// Times to direct, the shortest first.
@@ -309,6 +331,8 @@ pub struct Figures {
     pub packets: Vec<u64>,
     /// The most NAT entries of any run.
     pub entries: usize,
+    /// The most sockets of any run, probes of a search, and probes in one second.
+    pub search: (usize, u64, u32),
 }
 
 impl Figures {
@@ -317,10 +341,17 @@ impl Figures {
         for run in runs {
             figures.runs += 1;
             figures.direct += usize::from(run.direct.is_some());
+            figures.searched += usize::from(run.direct.is_some() && run.searched);
             figures.relayed += usize::from(run.direct.is_none() && run.connected.is_some());
             figures.times.extend(run.direct);
             figures.packets.push(run.packets);
             figures.entries = figures.entries.max(run.entries);
+            let (sockets, probes, in_a_second) = figures.search;
+            figures.search = (
+                sockets.max(run.sockets),
+                probes.max(run.probes),
+                in_a_second.max(run.in_a_second),
+            );
         }
         figures.times.sort_unstable();
         figures.packets.sort_unstable();
@@ -374,6 +405,10 @@ impl FromStr for Kind {
 
 fn as_text<T: fmt::Display, S: serde::Serializer>(value: &T, to: S) -> Result<S::Ok, S::Error> {
     to.collect_str(value)
+}
+
+fn as_seconds<S: serde::Serializer>(time: &Duration, to: S) -> Result<S::Ok, S::Error> {
+    to.serialize_f64(time.as_secs_f64())
 }
 
 fn as_millis<S: serde::Serializer>(time: &Option<Duration>, to: S) -> Result<S::Ok, S::Error> {

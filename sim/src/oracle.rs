@@ -28,6 +28,11 @@ pub enum Verdict {
     TwoSided,
 }
 
+impl Verdict {
+    /// All of them, the easiest first.
+    pub const ALL: [Self; 3] = [Self::Plain, Self::OneSided, Self::TwoSided];
+}
+
 /// The two axes that decide it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Kind {

@@ -4,7 +4,8 @@
 
 use std::fs::{self, OpenOptions, Permissions};
 use std::net::UdpSocket;
-use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
 use kuguri_proto::identity::Identity;
@@ -263,6 +264,10 @@ fn what_cannot_be_written_is_no_success() {
     let (_rendezvous, address, _) = place.rendezvous("vps", "0");
     let address = address.to_string();
     let serve = ["serve", "office", "--rendezvous", &address];
+    let mut full = start_full(&place, "full", &["rendezvous", "--port", "0"]);
+    full.complaint(NO_ROOM);
+    assert!(full.lives(), "peers are served");
+    ends_with_refusal(&full.stop(), &[NO_ROOM]);
     let mut hub = start_full(&place, "hub", &serve);
     hub.complaint(NO_ROOM);
     assert!(hub.lives(), "the network goes on");
@@ -295,4 +300,53 @@ fn a_hub_that_was_never_registered_makes_no_invite_ambiguous() {
     assert_eq!(shown.out, [invite], "{shown:?}");
 }
 
+/// Two who change the same file at once, each its own line of it.
+#[test]
+fn invites_that_are_made_at_once_are_all_good() {
+    let place = Place::here(program());
+    let (_rendezvous, address, _) = place.rendezvous("vps", "0");
+    let (hub, _) = place.hub(address);
+    let making: Vec<Running> = (0..MANY)
+        .map(|_| place.start("hub", &["invite", "--new"]))
+        .collect();
+    for made in making {
+        let made = made.end();
+        assert!(made.status.success(), "{made:?}");
+    }
+    assert!(hub.stop().status.success());
+    let file = place.state("hub").join("hub-office.toml");
+    let tokens = fs::read_to_string(file).expect("there");
+    let lines = tokens.lines().filter(|line| line.starts_with("    \""));
+    assert_eq!(lines.count(), MANY + 1, "{tokens}");
+}
+
+/// What a user has put into his own directory leads root nowhere else, and holds nobody up.
+#[test]
+fn traps_in_the_state_directory_are_not_walked_into() {
+    let place = Place::here(program());
+    let (_rendezvous, address, _) = place.rendezvous("vps", "0");
+    let (hub, invite) = place.hub(address);
+    assert!(hub.stop().status.success());
+    let state = place.state("hub");
+    let secret = place.files.path().join("secret");
+    fs::write(&secret, "mine").expect("writes");
+    symlink(&secret, state.join("hub-office.toml.new")).expect("a link");
+    let shown = place.run("hub", &["invite", "--new"]);
+    assert!(shown.status.success() && shown.out != [invite], "{shown:?}");
+
+    let lock = state.join("run/hub-office.lock");
+    fs::remove_file(&lock).expect("there");
+    symlink(&secret, &lock).expect("a link");
+    let lock_is_named = ["hub-office.lock"];
+    place.refused("hub", &["serve", "office"], &lock_is_named);
+    assert_eq!(fs::read_to_string(&secret).expect("there"), "mine");
+
+    fs::remove_file(&lock).expect("there");
+    mkfifo(&lock, Mode::from_bits_truncate(0o600)).expect("a pipe");
+    place.refused("hub", &["serve", "office"], &lock_is_named);
+    drop(UnixListener::bind(state.join("run/hub-office.sock")).expect("a socket"));
+    place.refused("hub", &["status"], &["runs here"]);
+}
+
+const MANY: usize = 8;
 const NO_ROOM: &str = "stdout cannot be written";

@@ -94,6 +94,18 @@ fn a_rendezvous_that_is_not_there_is_told_and_waited_for() {
 }
 
 #[test]
+fn who_asks_a_hub_without_a_rendezvous_hears_why_there_is_no_answer() {
+    let place = Place::here(program());
+    let arguments = ["serve", "office", "--rendezvous", "nosuch.invalid"];
+    let mut hub = place.start("hub", &arguments);
+    hub.complaint("nosuch.invalid");
+    for verb in [&["status"][..], &["status", "--json"], &["ping"]] {
+        place.refused("hub", verb, &["hub-office", "not resolved"]);
+    }
+    ends_with_refusal(&hub.stop(), &["before it was registered"]);
+}
+
+#[test]
 fn a_member_waits_for_a_rendezvous_that_is_not_there() {
     claim(|world| {
         let lab = lonely_machine(world);
@@ -142,7 +154,8 @@ fn another_key_of_the_rendezvous_is_refused_by_name() {
     assert!(rendezvous.stop().status.success());
     let known = place.state("hub").join("known-rendezvous.toml");
     let kept = fs::read(&known).expect("kept");
-    let (_other, _, new) = place.rendezvous("other", &address.port().to_string());
+    let port = address.port().to_string();
+    let (other, _, new) = place.rendezvous("other", &port);
     let words = [key.as_str(), &new, "--rendezvous-key"];
     let ended = place.run("hub", &["serve", "office"]);
     is_refusal(&ended, &words);
@@ -152,6 +165,17 @@ fn another_key_of_the_rendezvous_is_refused_by_name() {
     assert_eq!(fs::read(&known).expect("kept"), kept);
     let again = place.run("hub", &["invite", "office"]);
     assert_eq!(again.out, [invite]);
+
+    // Whoever runs already lives on: links do not need the one that is gone.
+    drop(other);
+    let (rendezvous, _, _) = place.rendezvous("vps", &port);
+    let mut hub = place.start("hub", &["serve", "office"]);
+    hub.complaint("registered");
+    assert!(rendezvous.stop().status.success());
+    let (_other, _, new) = place.rendezvous("other", &port);
+    hub.complaint(&new);
+    assert!(hub.lives());
+    assert!(hub.stop().status.success());
 
     // A key that is none: the arguments make no sense.
     let arguments = [

@@ -61,7 +61,7 @@ fn run(plan: &Plan) -> Matrix {
 
 #[test]
 fn every_plain_pair_becomes_direct_and_nobody_pretends() {
-    let matrix = run(&Plan::all(&[Allocator::Random], 1, 1));
+    let matrix = run(&Plan::all(&[Allocator::Random], 1, 1, pairs::TRIPS));
     let failures: Vec<_> = matrix.failures().iter().map(ToString::to_string).collect();
     assert_eq!(failures, Vec::<String>::new());
     let plain = matrix.figures(|cell| cell.verdict == Verdict::Plain);
@@ -75,6 +75,7 @@ fn a_cell_is_the_same_twice() {
         pairs: vec![(kind, kind, Allocator::SequentialBusy)],
         seed: 9,
         seeds: 2,
+        trips: pairs::TRIPS,
     };
     let runs = |matrix: Matrix| -> Vec<RunOutcome> {
         matrix

@@ -67,6 +67,9 @@ impl Process {
         let answered = tokio::time::timeout(PATIENCE, self.converse(request)).await;
         let line = answered.map_err(|_elapsed| self.silent())??;
         let answer: Value = serde_json::from_slice(&line).map_err(|_| self.strange())?;
+        if !answer.is_object() {
+            return Err(self.strange());
+        }
         match answer["refused"].as_str() {
             Some(reason) => Err(AdminError::Refused {
                 name: self.name.clone(),
@@ -97,7 +100,8 @@ impl Process {
             return AdminError::Absent(self.name.clone());
         }
         // As many as the kernel takes wait to be accepted.
-        if kind == ErrorKind::WouldBlock {
+        // And one that ends closes those that wait.
+        if kind == ErrorKind::WouldBlock || kind == ErrorKind::ConnectionReset {
             return self.silent();
         }
         hidden(&self.path)(error)

@@ -98,7 +98,10 @@ impl Observe for Guest {
     fn observe(&mut self, saying: &Saying<'_>) -> anyhow::Result<()> {
         self.output.say(saying);
         let advice = "as the invite says; ask the hub's owner for a new invite";
-        if let Saying::Node(Event::RendezvousFailed { reason, .. }) = saying
+        if let Saying::Node(Event::RendezvousFailed {
+            reason,
+            fatal: true,
+        }) = saying
             && let Some(error) = start::wrong_key(reason, self.expected, advice)
         {
             return Err(error);

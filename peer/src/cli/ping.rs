@@ -44,7 +44,17 @@ pub(super) fn run(flags: &Flags, state: &State) -> anyhow::Result<ExitCode> {
             if number > 0 {
                 tokio::time::sleep(Duration::from_secs_f64(flags.interval)).await;
             }
-            let answer = ping(&process, &peer.peer).await?;
+            let answer = match ping(&process, &peer.peer).await {
+                Ok(answer) => answer,
+                // The peer, or the process, has gone meanwhile.
+                Err(error) if number > 0 => {
+                    if !flags.json {
+                        stdout::line(&summary(number, &times));
+                    }
+                    return Err(error);
+                }
+                Err(error) => return Err(error),
+            };
             stdout::line(&line(&answer, &peer, flags.json));
             times.extend(answer.ms);
         }
@@ -67,6 +77,11 @@ async fn find(state: &State, wanted: Option<&str>) -> anyhow::Result<(Process, L
         match process.ask(&Request::Status).await {
             Ok(mut answer) => {
                 live = true;
+                if let Some(reason) = answer["error"].as_str() {
+                    let (name, reason) = (process.name().to_owned(), printable(reason));
+                    problem = Some(AdminError::Refused { name, reason });
+                    continue;
+                }
                 let links: Vec<Link> = serde_json::from_value(answer["node"]["links"].take())
                     .with_context(|| {
                         format!("{} has another version; restart it", process.name())

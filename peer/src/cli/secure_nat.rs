@@ -14,7 +14,7 @@ use super::serve::hub_name;
 use super::table::{bytes, duration, table};
 use crate::admin::{self, AdminError, DhcpChange, NatChange, Process, Request, VirtualHost};
 use crate::config::state::State;
-use crate::driver::secure_nat::Wanted;
+use crate::driver::secure_nat::{LONGEST, Wanted};
 use crate::output::printable;
 use crate::stdout;
 
@@ -44,10 +44,10 @@ pub(super) struct Flags {
     #[arg(long)]
     pub(super) dummy_ping: bool,
     /// End TCP connections that are silent for so many seconds
-    #[arg(long, value_name = "SECONDS", default_value_t = 7200)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 7200, value_parser = clap::value_parser!(u64).range(1..=LONGEST))]
     pub(super) tcp_idle: u64,
     /// End UDP mappings that are silent for so many seconds
-    #[arg(long, value_name = "SECONDS", default_value_t = 600)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 600, value_parser = clap::value_parser!(u64).range(1..=LONGEST))]
     pub(super) udp_idle: u64,
 }
 

@@ -53,13 +53,13 @@ pub(super) struct Flags {
     /// It gets an address as a member does.
     #[arg(long, value_name = "NAME", num_args = 0..=1, default_missing_value = "kuguri0")]
     pub(super) card: Option<String>,
-    #[command(flatten)]
-    pub(super) nat: super::secure_nat::Flags,
     /// Show the invite as a QR code too, also when stdout is no terminal
     #[arg(long)]
     pub(super) qr: bool,
     #[command(flatten)]
     pub(super) common: start::Common,
+    #[command(flatten)]
+    pub(super) nat: super::secure_nat::Flags,
 }
 
 pub(super) fn run(flags: Flags, state: &State, started: Instant) -> anyhow::Result<ExitCode> {
@@ -89,6 +89,8 @@ pub(super) fn run(flags: Flags, state: &State, started: Instant) -> anyhow::Resu
         members_max: MEMBERS_MAX,
         card: flags.card.is_some(),
     });
+    let mut wanted = flags.nat.wanted(flags.address);
+    wanted.leases = Some(state.file(&format!("leases-{}.toml", flags.name)));
     let wish = flags.card.map(|interface| Wish {
         interface,
         mac: mac_of(identity.id()),
@@ -106,8 +108,6 @@ pub(super) fn run(flags: Flags, state: &State, started: Instant) -> anyhow::Resu
         file,
         shown: None,
     };
-    let mut wanted = flags.nat.wanted(flags.address);
-    wanted.leases = Some(state.file(&format!("{name}.leases.toml")));
     let start = Start {
         state,
         name,
@@ -141,7 +141,10 @@ impl Observe for Host {
         if let Saying::Node(Event::Registered { key, .. }) = saying {
             return self.registered(*key);
         }
-        if let Saying::Node(Event::RendezvousFailed { reason, .. }) = saying
+        if let Saying::Node(Event::RendezvousFailed {
+            reason,
+            fatal: true,
+        }) = saying
             && let Some(error) = start::wrong_key(reason, self.expected, self.advice())
         {
             return Err(error);

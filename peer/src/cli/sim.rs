@@ -109,8 +109,9 @@ fn matrix(flags: &MatrixFlags) -> anyhow::Result<ExitCode> {
             pairs: vec![pair],
             seed: flags.seed,
             seeds: flags.seeds,
+            trips: pairs::TRIPS,
         },
-        None => Plan::all(&flags.ports, flags.seed, flags.seeds),
+        None => Plan::all(&flags.ports, flags.seed, flags.seeds, pairs::TRIPS),
     };
     let matrix = plan.run(|setup| pairs::run(setup, flags.patience), show_progress);
     show(&matrix, flags)?;

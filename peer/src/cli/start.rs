@@ -1,5 +1,6 @@
 //! What `serve` and `connect` have in common: from what is wanted to a running loop.
 
+use std::convert::Infallible;
 use std::future::pending;
 use std::io::Read;
 use std::net::SocketAddr;
@@ -8,14 +9,16 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow, bail};
 use kuguri_proto::identity::{Identity, PeerId};
-use kuguri_proto::node::{Config, Event, Node, RendezvousServer, Role};
+use kuguri_proto::node::{Config, Event, Node, ReachConfig, RendezvousServer, Role};
+use kuguri_proto::traversal::Budget;
 use kuguri_proto::wire::ethernet::MacAddr;
 use kuguri_rendezvous::private;
+use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use zeroize::Zeroizing;
 
-use crate::admin;
+use crate::admin::{self, Asked};
 use crate::config::address::HostPort;
 use crate::config::state::State;
 use crate::driver::secure_nat::Wanted;
@@ -57,6 +60,8 @@ pub(super) struct Common {
     /// Never a direct path: everything by the rendezvous, so that no peer learns this machine's address
     #[arg(long)]
     pub(super) relay_only: bool,
+    #[command(flatten)]
+    pub(super) reach: Reach,
     /// How frames are sealed; auto is AES-256-GCM where both machines have it in hardware
     #[arg(long, value_enum, default_value_t, value_name = "CIPHER")]
     pub(super) cipher: Cipher,
@@ -104,6 +109,35 @@ pub(super) struct Start<'s> {
     pub(super) secure_nat: Option<Wanted>,
 }
 
+/// How hard to try to get through NATs.
+#[derive(Debug, clap::Args)]
+pub(super) struct Reach {
+    /// Never search for the port that a NAT gives: fewer packets, and more links by the relay
+    #[arg(long)]
+    no_port_search: bool,
+    /// Never ask the router for an open port (PCP, NAT-PMP)
+    #[arg(long)]
+    no_port_mapping: bool,
+    /// Another STUN server, by address and port, to see how our NAT behaves; may be given several times
+    #[arg(long = "stun", value_name = "ADDRESS")]
+    stun: Vec<SocketAddr>,
+}
+
+impl Reach {
+    fn config(self) -> ReachConfig {
+        let budget = if self.no_port_search {
+            Budget::off()
+        } else {
+            Budget::default()
+        };
+        ReachConfig {
+            budget,
+            portmap: !self.no_port_mapping,
+            stun: self.stun,
+        }
+    }
+}
+
 /// A virtual LAN card that is wanted.
 pub(super) struct Wish {
     pub(super) interface: String,
@@ -119,7 +153,7 @@ pub(super) async fn run(start: Start<'_>, mut observer: impl Observe) -> anyhow:
         Some(wish) => Some(plug(wish).await?),
         None => None,
     };
-    let (_listener, asked) = admin::listen(start.state, &start.name)?;
+    let (_listener, mut asked) = admin::listen(start.state, &start.name)?;
     let WantedWays { via, environment } =
         wanted_ways(&start.common, &start.rendezvous, &mut observer)?;
     let found = if let (Via::Only(_), Some((_, key))) = (&via, start.rendezvous.first()) {
@@ -130,6 +164,7 @@ pub(super) async fn run(start: Start<'_>, mut observer: impl Observe) -> anyhow:
         tokio::select! {
             found = find(&start.rendezvous, ipv6, has_proxy, &mut observer) => found?,
             _ = stop.recv() => return Err(anyhow!(NEVER_REGISTERED)),
+            never = answer_meanwhile(&mut asked) => match never {},
         }
     };
     let server = start.rendezvous.first().map(|(server, _)| server);
@@ -143,6 +178,7 @@ pub(super) async fn run(start: Start<'_>, mut observer: impl Observe) -> anyhow:
         seed: rand::random(),
         aes_in_hardware: start.common.cipher.offers_aes(),
         relay_only: start.common.relay_only || only,
+        reach: start.common.reach.config(),
     };
     let parts = Parts {
         name: start.name,
@@ -155,6 +191,15 @@ pub(super) async fn run(start: Start<'_>, mut observer: impl Observe) -> anyhow:
     };
     let node = Node::new(config, Instant::now());
     Driver::new(node, parts, observer)?.run().await
+}
+
+/// There is nothing to tell yet; who asks hears why.
+async fn answer_meanwhile(asked: &mut mpsc::Receiver<Asked>) -> Infallible {
+    while let Some(Asked { answer, .. }) = asked.recv().await {
+        // Who asked may have gone.
+        let _ = answer.send(json!({ "error": "the name of its rendezvous is not resolved yet; is the network up?" }));
+    }
+    pending().await
 }
 
 async fn plug(wish: Wish) -> anyhow::Result<Plug> {

@@ -53,7 +53,12 @@ async fn ask_all(state: &State) -> anyhow::Result<(Vec<Value>, Vec<String>)> {
     let (mut answers, mut problems) = (Vec::new(), Vec::new());
     for process in admin::processes(state)? {
         match process.ask(&Request::Status).await {
-            Ok(answer) => answers.push(answer),
+            Ok(answer) => match answer["error"].as_str() {
+                Some(problem) => {
+                    problems.push(format!("{}: {}", process.name(), printable(problem)));
+                }
+                None => answers.push(answer),
+            },
             Err(AdminError::Absent(_)) => {}
             Err(problem) => problems.push(problem.to_string()),
         }
@@ -101,6 +106,12 @@ fn render(report: &Report) -> String {
     } else {
         let rows: Vec<_> = node.links.iter().map(row).collect();
         text.push_str(&table(&HEADER, &rows));
+        for link in &node.links {
+            if let Some(why) = &link.why_not_direct {
+                let (name, why) = (printable(&link.name), printable(why));
+                let _ = writeln!(text, "  {name} is not direct: {why}");
+            }
+        }
     }
     text
 }
@@ -274,6 +285,7 @@ struct Link {
     mtu: u64,
     cipher: String,
     epoch: u8,
+    why_not_direct: Option<String>,
     counters: Counters,
 }
 
@@ -314,6 +326,8 @@ mod tests {
                 dropped_replayed: 2,
                 ..Default::default()
             },
+            why_not_direct: (path != "direct").then(|| "no address has answered".into()),
+            ..Default::default()
         }
     }
 
@@ -342,6 +356,7 @@ hub-office  hub of office, up 1 h 1 min, pid 42, key KeyOfThisPeer
   PEER      NAME  PATH     SINCE       ADDRESS             RTT      MTU   CIPHER       EPOCH  SENT    RECEIVED  DROPPED
   AbCdEfGh  home  direct   1 min 15 s  198.51.100.7:40000  21.4 ms  1452  AES-256-GCM  1      1.2 MB  999 B     3
   AbCdEfGh  home  relayed  1 min 15 s  -                   -        1452  AES-256-GCM  1      1.2 MB  999 B     3
+  home is not direct: no address has answered
 ";
         assert_eq!(show(answer()).expect("shown"), expected);
     }

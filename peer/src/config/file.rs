@@ -1,7 +1,7 @@
 //! Files of the state directory: read only when they are private, replaced whole or not at all.
 //!
 //! ```text
-//!   write NAME.PID.new ─▶ its owner and mode are the old file's ─▶ fsync ─▶ rename to NAME ─▶ fsync of the directory
+//!   lock the directory ─▶ write NAME.new ─▶ its owner and mode are the old file's ─▶ fsync ─▶ rename to NAME ─▶ fsync of the directory
 //! ```
 //!
 //! What cannot be read is reported by name and line and never replaced. Knows TOML; knows nothing of what it says.
@@ -12,6 +12,7 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::Path;
 
 use kuguri_rendezvous::private::{self, directory_of};
+use nix::fcntl::{Flock, FlockArg};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -47,15 +48,47 @@ pub fn read_toml<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, StateErr
     Ok(Some(value))
 }
 
+/// Reads a TOML file, or takes `absent` where there is none, changes it, and writes it, while no other process of ours does.
+///
+/// # Errors
+/// When it cannot be read or written; then it stays as it is.
+pub fn update_toml<T: DeserializeOwned + Serialize>(
+    path: &Path,
+    absent: T,
+    change: impl FnOnce(&mut T),
+) -> Result<T, StateError> {
+    let _alone = alone(path)?;
+    let mut value = read_toml(path)?.unwrap_or(absent);
+    change(&mut value);
+    replace(path, &value)?;
+    Ok(value)
+}
+
 /// Replaces a TOML file, readable by its owner alone, so that after a crash there is the old one or the new one. The
 /// owner stays who it was, also when root writes.
 ///
 /// # Errors
 /// When the directory cannot be written.
 pub fn write_toml<T: Serialize>(path: &Path, value: &T) -> Result<(), StateError> {
+    let _alone = alone(path)?;
+    replace(path, value)
+}
+
+/// As long as this is held, other processes wait with their changes in the same directory.
+fn alone(path: &Path) -> Result<Flock<File>, StateError> {
+    let directory = directory_of(path);
+    let wrap = io_error(directory);
+    let opened = File::open(directory).and_then(|file| {
+        let held = Flock::lock(file, FlockArg::LockExclusive);
+        held.map_err(|(_, errno)| errno.into())
+    });
+    opened.map_err(wrap)
+}
+
+fn replace<T: Serialize>(path: &Path, value: &T) -> Result<(), StateError> {
     let text = toml::to_string_pretty(value)
         .map_err(|error| io_error(path)(io::Error::other(error.to_string())))?;
-    let temporary = path.with_extension(format!("{}.new", std::process::id()));
+    let temporary = path.with_extension("toml.new");
     let written =
         write_new(&temporary, text.as_bytes(), path).and_then(|()| fs::rename(&temporary, path));
     if written.is_err() {
@@ -67,11 +100,16 @@ pub fn write_toml<T: Serialize>(path: &Path, value: &T) -> Result<(), StateError
 }
 
 /// A new file in the name of whoever has the one at `place`, or the directory.
+///
+/// Whatever has this name is left of a process that was killed, or is a trap for root (a link to another file): it goes.
 fn write_new(path: &Path, bytes: &[u8], place: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        Ok(()) | Err(_) => {}
+    }
     let mut file = OpenOptions::new()
         .write(true)
-        .create(true)
-        .truncate(true)
+        .create_new(true)
         .mode(0o600)
         .open(path)?;
     let old = fs::metadata(place).ok();

@@ -32,7 +32,7 @@ impl HubFile {
                 rendezvous_key: None,
             },
         };
-        file.write()?;
+        file::write_toml(path, &file.contents)?;
         Ok(file)
     }
 
@@ -75,10 +75,10 @@ impl HubFile {
         if self.rendezvous() == Some((address, key)) {
             return Ok(());
         }
-        self.read_again()?;
-        self.contents.rendezvous = Some(address.to_owned());
-        self.contents.rendezvous_key = Some(key);
-        self.write()
+        self.change(|contents| {
+            contents.rendezvous = Some(address.to_owned());
+            contents.rendezvous_key = Some(key);
+        })
     }
 
     /// Adds a token.
@@ -86,26 +86,19 @@ impl HubFile {
     /// # Errors
     /// When the file cannot be written.
     pub fn add_token(&mut self, token: [u8; 16]) -> Result<(), StateError> {
-        self.read_again()?;
-        self.contents.tokens.push(Token(token));
-        self.write()
+        self.change(|contents| contents.tokens.push(Token(token)))
     }
 
     /// Another process may have changed something meanwhile; that stays.
-    fn read_again(&mut self) -> Result<(), StateError> {
-        if let Some(contents) = file::read_toml(&self.path)? {
-            self.contents = contents;
-        }
+    fn change(&mut self, change: impl FnOnce(&mut Contents)) -> Result<(), StateError> {
+        let now = self.contents.clone();
+        self.contents = file::update_toml(&self.path, now, change)?;
         Ok(())
-    }
-
-    fn write(&self) -> Result<(), StateError> {
-        file::write_toml(&self.path, &self.contents)
     }
 }
 
 /// As it stands in the file.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Contents {
     tokens: Vec<Token>,

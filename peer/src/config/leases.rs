@@ -1,4 +1,4 @@
-//! `hub-NAME.leases.toml`: which addresses a hub's DHCP server has given out, over a restart.
+//! `leases-NAME.toml`: which addresses a hub's DHCP server has given out, over a restart.
 
 use std::net::Ipv4Addr;
 use std::path::Path;

@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use kuguri_rendezvous::private::PrivateError;
 use kuguri_rendezvous::state::default_directory;
-use nix::fcntl::{Flock, FlockArg};
+use nix::fcntl::{Flock, FlockArg, OFlag};
 
 /// Why the state directory, or a file of it, cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -33,7 +33,7 @@ pub enum StateError {
     #[error(transparent)]
     Private(PrivateError),
     /// The system refuses.
-    #[error("{}: {error}; name another directory with --state DIR or mend its permissions", path.display())]
+    #[error("{}: {error}; make room, mend its permissions, or name another directory with --state DIR", path.display())]
     Io {
         /// What could not be opened, made, read or written.
         path: PathBuf,
@@ -137,7 +137,9 @@ impl State {
             .create(true)
             .truncate(false)
             .mode(0o600)
+            .custom_flags(NO_TRAP)
             .open(&path)
+            .and_then(plain)
             .map_err(io_error(&path))?;
         // One that was killed a moment ago has it until the kernel has cleared it away.
         for _ in 0..LOOKS {
@@ -160,7 +162,8 @@ impl State {
     #[must_use]
     pub fn lock_of_nobody(&self, name: &str) -> Option<Lock> {
         let path = self.run().join(format!("{name}.lock"));
-        let file = File::open(path).ok()?;
+        let mut options = OpenOptions::new();
+        let file = options.read(true).custom_flags(NO_TRAP).open(path).ok()?;
         let held = Flock::lock(file, FlockArg::LockExclusiveNonblock).ok()?;
         Some(Lock { _held: held })
     }
@@ -172,6 +175,16 @@ pub struct Lock {
     _held: Flock<File>,
 }
 
+/// A file, no pipe and no device that somebody put there.
+fn plain(file: File) -> io::Result<File> {
+    match file.metadata()?.is_file() {
+        true => Ok(file),
+        false => Err(io::Error::other("this is no file; remove it")),
+    }
+}
+
+/// Neither a link that leads elsewhere is followed, nor waited for a pipe.
+const NO_TRAP: i32 = OFlag::O_NOFOLLOW.bits() | OFlag::O_NONBLOCK.bits();
 /// How often a lock that somebody has is tried again.
 const LOOKS: u32 = 20;
 /// And how soon.
@@ -196,8 +209,8 @@ fn read_pid(file: &mut File) -> String {
     // A pid that cannot be read is only missing in a message.
     let _ = file.take(16).read_to_string(&mut text);
     match text.trim() {
-        "" => "?".to_owned(),
-        pid => pid.to_owned(),
+        pid if !pid.is_empty() && pid.bytes().all(|it| it.is_ascii_digit()) => pid.to_owned(),
+        _ => "?".to_owned(),
     }
 }
 

@@ -1,7 +1,7 @@
 //! From the socket to the card, to other links, or up: what peers send.
 
 use std::collections::HashMap;
-use std::io::{IoSliceMut, PipeReader};
+use std::io::IoSliceMut;
 use std::net::SocketAddr;
 use std::ops::Range;
 use std::sync::Arc;
@@ -20,15 +20,19 @@ use super::gateway::ToNat;
 use super::lanes::Lanes;
 use super::map::{Map, Port};
 use super::published::View;
-use super::{Shared, Up, card, wait};
-use crate::udp::{RecvMeta, canonical};
+use super::{Shared, Sockets, Up, card};
+use crate::udp::{RecvMeta, UdpPort, canonical};
 
-/// The thread that reads the socket.
+/// The thread that reads the sockets.
 #[derive(Debug)]
 pub(super) struct Inbound {
     arena: Vec<u8>,
+    sockets: View<Sockets>,
     router: Router,
 }
+
+/// Where datagrams came from: our socket, and their sender.
+type Origin = (SocketId, SocketAddr);
 
 /// Everything of it but the bytes.
 #[derive(Debug)]
@@ -69,6 +73,7 @@ impl Inbound {
     pub(super) fn new(shared: Arc<Shared>) -> Self {
         Self {
             arena: vec![0; BUFFER * BATCH],
+            sockets: shared.sockets.view(),
             router: Router {
                 map: shared.map.view(),
                 lanes: Lanes::new(Arc::clone(&shared), 1),
@@ -83,26 +88,33 @@ impl Inbound {
         }
     }
 
-    /// Moves datagrams until `stop` is closed.
-    pub(super) fn run(mut self, stop: &PipeReader) {
-        let udp = Arc::clone(&self.router.shared.udp);
-        while wait::readable(&*udp, stop) {
-            for _ in 0..BATCHES {
-                if !self.take_batch() {
-                    break;
+    /// Moves datagrams until the end is told.
+    pub(super) fn run(mut self) {
+        let shared = Arc::clone(&self.router.shared);
+        let mut ready = Vec::new();
+        while shared.readers.wait(&mut ready) {
+            self.sockets.refresh(&shared.sockets);
+            for &id in &ready {
+                let Some(socket) = self.sockets.get().get(&id).map(Arc::clone) else {
+                    continue; // It was closed meanwhile.
+                };
+                for _ in 0..BATCHES {
+                    if !self.take_batch(id, &socket) {
+                        break;
+                    }
                 }
             }
         }
     }
 
     /// Takes one batch; whether there may be more.
-    fn take_batch(&mut self) -> bool {
+    fn take_batch(&mut self, id: SocketId, socket: &UdpPort) -> bool {
         let mut metas = [RecvMeta::default(); BATCH];
         let count = {
             let mut buffers = self.arena.chunks_mut(BUFFER);
             let mut slices: [IoSliceMut<'_>; BATCH] =
                 std::array::from_fn(|_| IoSliceMut::new(buffers.next().unwrap_or_default()));
-            self.router.shared.udp.receive(&mut slices, &mut metas)
+            socket.receive(&mut slices, &mut metas)
         };
         let Some(count) = count else {
             return false;
@@ -111,9 +123,9 @@ impl Inbound {
         for (at, meta) in metas.iter().enumerate().take(count) {
             let start = at * BUFFER;
             let filled = start..start + meta.len.min(BUFFER);
-            let remote = canonical(meta.addr);
+            let from = (id, canonical(meta.addr));
             self.router
-                .take_buffer(&mut self.arena, filled, meta.stride.max(1), remote);
+                .take_buffer(&mut self.arena, filled, meta.stride.max(1), from);
         }
         self.router.flush(&self.arena);
         count == BATCH
@@ -130,22 +142,17 @@ impl Router {
     }
 
     /// The datagrams of one buffer, which have one sender and, but for the last, one size.
-    fn take_buffer(
-        &mut self,
-        arena: &mut [u8],
-        filled: Range<usize>,
-        stride: usize,
-        remote: SocketAddr,
-    ) {
+    fn take_buffer(&mut self, arena: &mut [u8], filled: Range<usize>, stride: usize, from: Origin) {
         let mut at = filled.start;
         while at < filled.end {
             let datagram = at..filled.end.min(at + stride);
-            match self.find(arena, datagram.clone(), remote) {
+            match self.find(arena, datagram.clone(), from) {
                 Some(sealed) => at = self.open_row(arena, &sealed, filled.end, stride),
                 None => {
-                    let bytes = arena[datagram.clone()].to_vec();
+                    let ((socket, remote), bytes) = (from, arena[datagram.clone()].to_vec());
                     let trusted = self.map.get().relay == Some(remote);
                     self.shared.hand_up(Up::Datagram {
+                        socket,
                         remote,
                         trusted,
                         bytes,
@@ -157,14 +164,16 @@ impl Router {
     }
 
     /// The link that a datagram is for, if it is a sealed one.
-    fn find(&self, arena: &[u8], datagram: Range<usize>, remote: SocketAddr) -> Option<Sealed> {
+    fn find(
+        &self,
+        arena: &[u8],
+        datagram: Range<usize>,
+        (socket, remote): Origin,
+    ) -> Option<Sealed> {
         let bytes = &arena[datagram.clone()];
         let map = self.map.get();
         let (inner, via) = match wire::classify(bytes)? {
-            Kind::Sealed => {
-                let socket = SocketId::MAIN;
-                (datagram, Via::Direct { socket, remote })
-            }
+            Kind::Sealed => (datagram, Via::Direct { socket, remote }),
             Kind::Relayed if map.relay == Some(remote) => {
                 let (channel, _) = relay::parse(bytes).ok()?;
                 let inner = datagram.start + relay::HEADER..datagram.end;

@@ -43,12 +43,14 @@ impl Lanes {
 
     /// Bytes of the largest frame that one datagram to this link carries.
     pub(super) fn largest(port: &Port) -> usize {
-        port.way.map_or(usize::MAX, |way| way.shape.largest_frame())
+        port.way
+            .as_ref()
+            .map_or(usize::MAX, |way| way.shape.largest_frame())
     }
 
     /// Takes the pieces of a frame to a link.
     pub(super) fn push(&mut self, port: &Arc<Port>, pieces: &Pieces<'_>) {
-        let Some(way) = port.way else {
+        let Some(way) = &port.way else {
             port.link.traffic.dropped_queue(1);
             return;
         };
@@ -105,7 +107,7 @@ impl Lanes {
         }
     }
 
-    fn lane(&mut self, port: &Arc<Port>, way: Way) -> usize {
+    fn lane(&mut self, port: &Arc<Port>, way: &Way) -> usize {
         let index = port.link.index;
         if let Some(at) = self.lanes.iter().position(|it| it.port.link.index == index) {
             return at;
@@ -122,7 +124,7 @@ impl Lanes {
         batch.reset(way.shape);
         self.lanes.push(Lane {
             port: Arc::clone(port),
-            way,
+            way: way.clone(),
             batch,
         });
         self.lanes.len() - 1
@@ -134,10 +136,11 @@ fn send(shared: &Shared, lane: &mut Lane) {
     let traffic = &port.link.traffic;
     match batch.seal(&port.link.sealer) {
         Ok(Some(ready)) => {
-            let room = || wait::writable(&*shared.udp);
             let (contents, size) = (ready.contents, ready.segment_size);
-            shared.udp.send_all(way.destination, contents, size, room);
+            let room = || wait::writable(&*way.socket);
+            way.socket.send_all(way.destination, contents, size, room);
             if let Some((relay, header)) = way.copy {
+                let room = || wait::writable(&*shared.udp);
                 for datagram in contents.chunks(size) {
                     let copied = [&header[..], datagram].concat();
                     shared.udp.send_all(relay, &copied, copied.len(), room);

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use kuguri_proto::SocketId;
 use kuguri_proto::link::Via;
 use kuguri_proto::link::batch::Shape;
 use kuguri_proto::link::plane::LinkPort;
@@ -11,7 +12,9 @@ use kuguri_proto::node::plane::{Forwarding, Plane};
 use kuguri_proto::switch::PortNumber;
 use kuguri_proto::wire::relay;
 
+use super::Sockets;
 use crate::outside::Door;
+use crate::udp::UdpPort;
 
 /// Links and where frames go.
 #[derive(Debug, Default)]
@@ -34,8 +37,10 @@ pub(super) struct Port {
 }
 
 /// Where datagrams go.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub(super) struct Way {
+    /// By this socket.
+    pub(super) socket: Arc<UdpPort>,
     pub(super) destination: SocketAddr,
     pub(super) shape: Shape,
     /// They go there too, with this header before each.
@@ -43,10 +48,10 @@ pub(super) struct Way {
 }
 
 impl Map {
-    pub(super) fn new(plane: Plane, door: Option<Door>) -> Self {
+    pub(super) fn new(plane: Plane, sockets: &Sockets, door: Option<Door>) -> Self {
         let relay = plane.relay;
         let ports = plane.links.into_iter().map(|(link, number)| {
-            let way = way(&link, relay);
+            let way = way(&link, relay, sockets);
             Arc::new(Port { link, number, way })
         });
         let links: HashMap<u32, Arc<Port>> = ports.map(|port| (port.link.index, port)).collect();
@@ -73,16 +78,17 @@ impl Map {
     }
 }
 
-fn way(link: &LinkPort, relay: Option<SocketAddr>) -> Option<Way> {
+fn way(link: &LinkPort, relay: Option<SocketAddr>, sockets: &Sockets) -> Option<Way> {
     let route = link.route?;
-    let (destination, header) = match route.via {
-        Via::Direct { remote, .. } => (remote, None),
-        Via::Relay(channel) => (relay?, Some(relay::header(channel))),
+    let (socket, destination, header) = match route.via {
+        Via::Direct { socket, remote } => (socket, remote, None),
+        Via::Relay(channel) => (SocketId::MAIN, relay?, Some(relay::header(channel))),
     };
     let copy = route
         .copy
         .and_then(|channel| Some((relay?, relay::header(channel))));
     Some(Way {
+        socket: Arc::clone(sockets.get(&socket)?),
         destination,
         shape: Shape {
             relay: header,

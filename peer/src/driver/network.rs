@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::time::Instant;
 
+use anyhow::anyhow;
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
@@ -10,6 +11,7 @@ use super::secure_nat::SecureNat;
 use super::{Driver, Observe};
 use crate::admin::VirtualHost;
 use crate::output::{NetworkState, Saying};
+use crate::outside::Outside;
 
 /// Routes on the card.
 #[derive(Debug, Default)]
@@ -103,8 +105,12 @@ impl<O: Observe> Driver<O> {
             return;
         };
         secure_nat.take(&mut self.node);
+        let broken = secure_nat.outside().is_some_and(Outside::is_broken);
         for event in secure_nat.take_events() {
             self.say(&Saying::Nat(&event));
+        }
+        if broken {
+            self.begin_to_end(Some(anyhow!(NAT_FAULT)));
         }
     }
 
@@ -147,3 +153,6 @@ fn with(mut object: Value, name: &str, value: Value) -> Value {
     object[name] = value;
     object
 }
+
+/// A fault of the program is not worked around: whoever looks after the process starts it again.
+const NAT_FAULT: &str = "a fault in this program has stopped the NAT; please report what stands above, and start it again";

@@ -470,7 +470,7 @@ const MTU: u16 = 1500;
 /// Leases that follow one another are kept together.
 const KEEP_AFTER: Duration = Duration::from_secs(1);
 /// Seconds: ten years.
-const LONGEST: u64 = 315_360_000;
+pub(crate) const LONGEST: u64 = 315_360_000;
 /// Seconds; less would be nothing but renewals.
 const MIN_LEASE: u64 = 15;
 

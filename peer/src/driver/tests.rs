@@ -2,7 +2,7 @@
 
 use kuguri_proto::gateway::subnet::Subnet;
 use kuguri_proto::identity::Identity;
-use kuguri_proto::node::{Config, HubConfig, MEMBERS_MAX, RendezvousServer, Role};
+use kuguri_proto::node::{Config, HubConfig, MEMBERS_MAX, ReachConfig, RendezvousServer, Role};
 
 use super::*;
 use crate::admin;
@@ -33,6 +33,7 @@ fn node(rendezvous: SocketAddr) -> Node {
         host_name: "here".into(),
         seed: [9; 32],
         aes_in_hardware: true,
+        reach: ReachConfig::default(),
         relay_only: false,
     };
     Node::new(config, Instant::now())

@@ -1,4 +1,4 @@
-//! Scenarios with real nodes. Roles: `rendezvous` (at [`VPS`]), `hub`, `member` of the first hub of the file, and
+//! Scenarios with real nodes. Roles: `rendezvous` (at [`VPS`], and at [`VPS_OTHER`] if the host has it), `hub`, `member` of the first hub of the file, and
 //! `bystander`, who runs nothing. Each node pings the others that it has links with, so that a connection is what answers,
 //! not what somebody says.
 
@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 use kuguri_proto::gateway::subnet::Subnet;
 use kuguri_proto::identity::{Identity, PeerId};
 use kuguri_proto::node::{
-    Command, Config, Event, HubConfig, MEMBERS_MAX, MemberConfig, RendezvousServer, Role,
+    Command, Config, Event, HubConfig, MEMBERS_MAX, MemberConfig, ReachConfig, RendezvousServer,
+    Role,
 };
 use kuguri_proto::rendezvous::server::Limits;
 use kuguri_proto::wire::control::Credential;
@@ -18,7 +19,7 @@ use kuguri_sim::packet::Packet;
 use kuguri_sim::run::Host;
 use kuguri_sim::scenario::{Cast, Part, Seen};
 
-use super::world::{Machine, PORT, Peer, Rendezvous, VPS, seed};
+use super::world::{Machine, PORT, Peer, Rendezvous, VPS, VPS_OTHER, seed};
 
 /// Binds roles to nodes.
 #[derive(Clone, Copy, Debug, Default)]
@@ -84,7 +85,8 @@ fn rendezvous(part: &Part<'_>, now: Instant) -> Result<Program, String> {
     }
     let seed = fresh_seed(part, 3);
     let identity = identity(part, part.host.name.as_str())?;
-    let rendezvous = Rendezvous::new(&identity, seed, Limits::default(), now);
+    let second = Some(VPS_OTHER).filter(|other| part.addresses.contains(other));
+    let rendezvous = Rendezvous::new(&identity, seed, second, Limits::default(), now);
     let machine = Machine::Rendezvous(Box::new(rendezvous));
     Ok(Program::Rendezvous(Box::new(machine)))
 }
@@ -147,6 +149,7 @@ fn config(part: &Part<'_>, number: u8) -> Result<Config, String> {
         seed: fresh_seed(part, 10),
         aes_in_hardware: true,
         relay_only: false,
+        reach: ReachConfig::default(),
     })
 }
 
@@ -235,7 +238,7 @@ impl Program {
         match self {
             Self::Node(pinger) => match &pinger.machine {
                 Machine::Peer(peer) => &peer.events,
-                Machine::Rendezvous(_) => &[],
+                Machine::Rendezvous(_) | Machine::Neighbour(_) => &[],
             },
             Self::Rendezvous(_) | Self::Bystander => &[],
         }

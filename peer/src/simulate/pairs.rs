@@ -5,11 +5,17 @@ use std::time::{Duration, Instant};
 
 use kuguri_proto::node::{Command, Event};
 use kuguri_sim::link::LinkConfig;
-use kuguri_sim::matrix::{RunOutcome, Setup};
+use kuguri_sim::matrix::{RoundTrips, RunOutcome, Setup};
 use kuguri_sim::network::{HostId, Logging};
 use kuguri_sim::run::Simulation;
 
 use super::world::{Machine, Scene, World};
+
+/// How far the machines of a run are from each other.
+pub const TRIPS: RoundTrips = RoundTrips {
+    server: Duration::from_millis(20),
+    peers: Duration::from_millis(40),
+};
 
 /// Lets real nodes try for `patience`.
 #[must_use]
@@ -30,6 +36,8 @@ pub fn run(setup: &Setup, patience: Duration) -> RunOutcome {
         |world: &Simulation<Machine>| both.iter().all(|&host| goes_directly(world, host));
     let found = world.simulation.run_until_some(deadline, is_direct);
     let direct = (found == Ok(true)).then(|| world.simulation.now() - start);
+    let asked = told_at(&world, |event| matches!(event, Event::Registered { .. }));
+    let searches = both.map(|host| world.search(host));
     let packets = both.map(|host| world.peer(host).sent).iter().sum();
     let entries = world.routers.iter().filter_map(|&router| {
         let nat = world.simulation.network().nat(router)?;
@@ -40,11 +48,35 @@ pub fn run(setup: &Setup, patience: Duration) -> RunOutcome {
     RunOutcome {
         connected: connected.map(|at| at - start),
         direct,
+        after_asking: direct.map(|time| time.saturating_sub(asked)),
+        searched: searches.iter().any(|search| search.found > 0),
         pretends,
         packets,
         entries,
+        sockets: both
+            .map(|host| world.peer(host).most_sockets)
+            .into_iter()
+            .max()
+            .unwrap_or(0),
+        probes: searches
+            .iter()
+            .map(|search| search.probes)
+            .max()
+            .unwrap_or(0),
+        in_a_second: searches
+            .iter()
+            .map(|search| search.most_in_a_second)
+            .max()
+            .unwrap_or(0),
         hash: world.simulation.network().log().hash(),
     }
+}
+
+/// From the beginning until home told such an event.
+fn told_at(world: &World, wanted: impl Fn(&Event) -> bool) -> Duration {
+    let mut events = world.peer(world.home).events.iter();
+    let found = events.find(|(_, event)| wanted(event));
+    found.map_or(Duration::ZERO, |(at, _)| *at - world.start)
 }
 
 /// Whether a node's frames go directly now, by its own account.

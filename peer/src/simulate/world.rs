@@ -7,6 +7,7 @@
 //!   home ───[NAT]─ access ──┘
 //! ```
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
@@ -15,23 +16,29 @@ use kuguri_proto::gateway::subnet::Subnet;
 use kuguri_proto::identity::{Identity, PeerId};
 use kuguri_proto::node::status::LinkStatus;
 use kuguri_proto::node::{
-    Command, Config, Event, HubConfig, MEMBERS_MAX, MemberConfig, Node, RendezvousServer, Role,
+    Command, Config, Event, HubConfig, MEMBERS_MAX, MemberConfig, Node, ReachConfig,
+    RendezvousServer, Role,
 };
 use kuguri_proto::rendezvous::server;
+use kuguri_proto::traversal::SearchCounters;
 use kuguri_proto::wire::control::Credential;
 use kuguri_proto::wire::ethernet::MacAddr;
 use kuguri_proto::wire::stun;
-use kuguri_proto::{SocketId, Transmit};
+use kuguri_proto::{SocketId, SocketRequest, Transmit};
 use kuguri_sim::link::LinkConfig;
 use kuguri_sim::nat::NatConfig;
-use kuguri_sim::network::{Access, HostId, Logging, Network, RouterConfig, RouterId};
+use kuguri_sim::network::{Access, HostId, Logging, Network, RouterConfig, RouterId, SegmentId};
 use kuguri_sim::packet::{Body, Packet};
 use kuguri_sim::run::{Host, Simulation};
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
 
 use super::frames;
 
 /// Where the rendezvous is.
 pub const VPS: IpAddr = IpAddr::V4(Ipv4Addr::new(203, 0, 113, 10));
+/// Its other address, which answers STUN alone (RFC 5780).
+pub const VPS_OTHER: IpAddr = IpAddr::V4(Ipv4Addr::new(203, 0, 113, 11));
 /// Its port; the alternate one is the next.
 pub const PORT: u16 = 7777;
 /// The port that every peer binds.
@@ -72,6 +79,8 @@ pub struct World {
     pub vps: HostId,
     /// The NATs before office and home, and then before every other home.
     pub routers: Vec<RouterId>,
+    /// Behind each of them.
+    segments: Vec<SegmentId>,
     /// When it began.
     pub start: Instant,
     scene: Scene,
@@ -81,8 +90,19 @@ pub struct World {
     started: u8,
 }
 
+/// Somebody else behind a NAT, whose programs begin flows all the time.
+pub struct Neighbour {
+    address: IpAddr,
+    per_second: f64,
+    rng: StdRng,
+    next: Instant,
+    count: u32,
+}
+
 /// A program on a host.
 pub enum Machine {
+    /// Somebody else.
+    Neighbour(Box<Neighbour>),
     /// A node.
     Peer(Box<Peer>),
     /// The rendezvous.
@@ -100,6 +120,10 @@ pub struct Peer {
     /// Datagrams sent.
     pub sent: u64,
     address: SocketAddr,
+    /// The port of each socket beside the main one.
+    pub sockets: BTreeMap<SocketId, u16>,
+    /// The most sockets at any time, the main one not counted.
+    pub most_sockets: usize,
 }
 
 /// The server with its sockets.
@@ -127,7 +151,7 @@ impl World {
         network.set_logging(scene.logging);
         let vps = network.add_host();
         network
-            .attach(vps, Network::INTERNET, &[VPS], Access::default())
+            .attach(vps, Network::INTERNET, &[VPS, VPS_OTHER], Access::default())
             .expect("a free address");
         let mut world = Self {
             simulation: Simulation::new(network, start),
@@ -135,6 +159,7 @@ impl World {
             home: vps,
             vps,
             routers: Vec::new(),
+            segments: Vec::new(),
             start,
             scene: scene.clone(),
             places: Vec::new(),
@@ -165,6 +190,7 @@ impl World {
             .attach(host, lan, &[IpAddr::from(inside)], Access::default())
             .expect("a free address");
         self.routers.push(router);
+        self.segments.push(lan);
         self.places
             .push((host, SocketAddr::new(IpAddr::from(inside), PEER_PORT)));
         host
@@ -242,6 +268,7 @@ impl World {
             seed: self.fresh_seed(10 + number),
             aes_in_hardware: true,
             relay_only: false,
+            reach: ReachConfig::default(),
         }
     }
 
@@ -287,10 +314,42 @@ impl World {
     /// The same with other limits than a rendezvous has by default.
     pub fn start_rendezvous_with(&mut self, limits: server::Limits) {
         let (identity, seed) = (self.identity(0), self.fresh_seed(3));
-        let rendezvous = Rendezvous::new(&identity, seed, limits, self.simulation.now());
+        let (second, now) = (Some(VPS_OTHER), self.simulation.now());
+        let rendezvous = Rendezvous::new(&identity, seed, second, limits, now);
         self.started += 1;
         self.simulation
             .insert(self.vps, Machine::Rendezvous(Box::new(rendezvous)));
+    }
+
+    /// Puts somebody else behind a place's NAT, who begins so many flows a second (Poisson).
+    pub fn add_neighbour(&mut self, place: HostId, per_second: f64) {
+        let number = self.number(place);
+        let (_, address) = self.places[usize::from(number) - 1];
+        let IpAddr::V4(inside) = address.ip() else {
+            return;
+        };
+        let [a, b, c, _] = inside.octets();
+        let address = IpAddr::from([a, b, c, 99]);
+        let now = self.simulation.now();
+        let network = self.simulation.network_mut();
+        let host = network.add_host();
+        network
+            .attach(
+                host,
+                self.segments[usize::from(number) - 1],
+                &[address],
+                Access::default(),
+            )
+            .expect("a free address");
+        let neighbour = Neighbour {
+            address,
+            per_second,
+            rng: StdRng::seed_from_u64(self.scene.seed ^ u64::from(number)),
+            next: now,
+            count: 0,
+        };
+        self.simulation
+            .insert(host, Machine::Neighbour(Box::new(neighbour)));
     }
 
     /// A place's NAT.
@@ -483,6 +542,14 @@ impl World {
         status.links.swap_remove(0)
     }
 
+    /// What searches of a host's first link have used.
+    #[must_use]
+    pub fn search(&self, host: HostId) -> SearchCounters {
+        let status = self.peer(host).node.status(self.simulation.now());
+        let link = status.links.into_iter().next();
+        link.map(|link| link.search).unwrap_or_default()
+    }
+
     /// How a host's link goes now: "handshake", "relayed" or "direct"; empty when there is none.
     #[must_use]
     pub fn path(&self, host: HostId) -> String {
@@ -519,6 +586,8 @@ impl Peer {
             frames: Vec::new(),
             sent: 0,
             address,
+            sockets: BTreeMap::new(),
+            most_sockets: 0,
         };
         peer.drain(now);
         peer
@@ -538,6 +607,9 @@ impl Peer {
     }
 
     pub(super) fn drain(&mut self, now: Instant) {
+        while let Some(request) = self.node.poll_socket() {
+            self.handle_request(request, now);
+        }
         self.events
             .extend(std::iter::from_fn(|| self.node.poll_event()).map(|event| (now, event)));
         self.frames
@@ -545,10 +617,54 @@ impl Peer {
     }
 }
 
+impl Peer {
+    /// What the system does with sockets: ports of its own choice, each once.
+    fn handle_request(&mut self, request: SocketRequest, now: Instant) {
+        match request {
+            SocketRequest::Open(id) => {
+                let port = 32_768 + id.0.wrapping_mul(7919) % 28_000;
+                let taken =
+                    port == self.address.port() || self.sockets.values().any(|&it| it == port);
+                let command = if taken {
+                    Command::SocketRefused { id }
+                } else {
+                    self.sockets.insert(id, port);
+                    self.most_sockets = self.most_sockets.max(self.sockets.len());
+                    Command::SocketOpened { id, port }
+                };
+                self.node.handle_command(command, now);
+            }
+            SocketRequest::Close(id) => {
+                self.sockets.remove(&id);
+            }
+        }
+    }
+
+    fn socket_at(&self, port: u16) -> Option<SocketId> {
+        if port == self.address.port() {
+            return Some(SocketId::MAIN);
+        }
+        let mut sockets = self.sockets.iter();
+        sockets
+            .find(|(_, bound)| **bound == port)
+            .map(|(id, _)| *id)
+    }
+
+    fn source(&self, socket: SocketId) -> Option<SocketAddr> {
+        let port = if socket == SocketId::MAIN {
+            self.address.port()
+        } else {
+            *self.sockets.get(&socket)?
+        };
+        Some(SocketAddr::new(self.address.ip(), port))
+    }
+}
+
 impl Rendezvous {
     pub(super) fn new(
         identity: &Identity,
         seed: [u8; 32],
+        second_address: Option<IpAddr>,
         limits: server::Limits,
         now: Instant,
     ) -> Self {
@@ -556,7 +672,7 @@ impl Rendezvous {
             addresses: vec![VPS],
             port: PORT,
             alternate_port: Some(PORT + 1),
-            second_address: None,
+            second_address,
             stun: stun::Policy::Strict,
             limits,
         };
@@ -569,16 +685,47 @@ impl Rendezvous {
     /// Takes a datagram; a relayed one goes straight on.
     fn handle_datagram(
         &mut self,
-        port: u16,
+        to: SocketAddr,
         remote: SocketAddr,
         payload: &mut Vec<u8>,
         now: Instant,
     ) {
-        let socket = SocketId(port.saturating_sub(PORT));
+        let mut sockets = (0..4).map(SocketId);
+        let Some(socket) = sockets.find(|&socket| socket_address(socket) == to) else {
+            return;
+        };
         if let Some(destination) = self.server.handle_datagram(socket, remote, payload, now) {
             self.forwarded
                 .push(Transmit::datagram(destination, std::mem::take(payload)));
         }
+    }
+}
+
+/// The address of a socket of the rendezvous.
+fn socket_address(SocketId(number): SocketId) -> SocketAddr {
+    let address = if number < server::SECOND[0].0 {
+        VPS
+    } else {
+        VPS_OTHER
+    };
+    SocketAddr::new(address, PORT + number % 2)
+}
+
+impl Neighbour {
+    fn poll(&mut self, now: Instant) -> Option<(SocketAddr, Transmit)> {
+        if self.next > now {
+            return None;
+        }
+        let wait = -(1.0 - self.rng.random::<f64>()).ln() / self.per_second;
+        self.next = now + Duration::from_secs_f64(wait);
+        self.count += 1;
+        let [_, _, high, low] = self.count.to_be_bytes();
+        let destination = SocketAddr::from(([203, 0, 113, 200], 1024 + u16::from(high)));
+        let source = SocketAddr::new(
+            self.address,
+            2048 + 256 * u16::from(high % 64) + u16::from(low),
+        );
+        Some((source, Transmit::datagram(destination, vec![0; 16])))
     }
 }
 
@@ -594,31 +741,43 @@ impl Host for Machine {
         };
         let remote = SocketAddr::new(packet.source, source_port);
         match self {
+            Self::Neighbour(_) => {}
             Self::Peer(peer) => {
-                peer.node
-                    .handle_datagram(SocketId::MAIN, remote, &mut payload, now);
+                let Some(socket) = peer.socket_at(destination_port) else {
+                    return;
+                };
+                peer.node.handle_datagram(socket, remote, &mut payload, now);
                 peer.drain(now);
             }
             Self::Rendezvous(rendezvous) => {
-                rendezvous.handle_datagram(destination_port, remote, &mut payload, now)
+                let to = SocketAddr::new(packet.destination, destination_port);
+                rendezvous.handle_datagram(to, remote, &mut payload, now);
             }
         }
     }
 
     fn poll_packet(&mut self, now: Instant) -> Option<Packet> {
         let (source, transmit) = match self {
+            Self::Neighbour(neighbour) => neighbour.poll(now)?,
             Self::Peer(peer) => {
-                let transmit = peer.node.poll_transmit(now)?;
-                peer.sent += 1;
                 peer.drain(now);
-                (peer.address, transmit)
+                let (source, transmit) = loop {
+                    let transmit = peer.node.poll_transmit(now)?;
+                    peer.drain(now);
+                    // A socket that was closed meanwhile sends nothing.
+                    if let Some(source) = peer.source(transmit.socket) {
+                        break (source, transmit);
+                    }
+                };
+                peer.sent += 1;
+                (source, transmit)
             }
             Self::Rendezvous(rendezvous) => {
                 let transmit = rendezvous
                     .forwarded
                     .pop()
                     .or_else(|| rendezvous.server.poll_transmit(now))?;
-                (SocketAddr::new(VPS, PORT + transmit.socket.0), transmit)
+                (socket_address(transmit.socket), transmit)
             }
         };
         Some(Packet {
@@ -636,6 +795,7 @@ impl Host for Machine {
 
     fn poll_timeout(&self) -> Option<Instant> {
         match self {
+            Self::Neighbour(neighbour) => Some(neighbour.next),
             Self::Peer(peer) => peer.node.poll_timeout(),
             Self::Rendezvous(rendezvous) => rendezvous.server.poll_timeout(),
         }
@@ -643,6 +803,7 @@ impl Host for Machine {
 
     fn handle_timeout(&mut self, now: Instant) {
         match self {
+            Self::Neighbour(_) => {}
             Self::Peer(peer) => {
                 peer.node.handle_timeout(now);
                 peer.drain(now);

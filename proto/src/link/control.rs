@@ -8,9 +8,10 @@ use super::path::PathEvent;
 use super::seal::Role;
 use super::secure::{self, Secure};
 use super::{Link, LinkEvent, Outgoing};
+use crate::SocketId;
 use crate::wire::clear::{self, Indices};
 use crate::wire::codec::Framer;
-use crate::wire::control::{Bye, Candidates, Control, MAX_ROUTES, Network, Rekey, Welcome};
+use crate::wire::control::{Bye, Candidates, Control, MAX_ROUTES, Network, Rekey, Search, Welcome};
 
 impl Link {
     /// Segments in the clear, while there are no keys on both sides.
@@ -81,6 +82,11 @@ impl Link {
         };
         let indices = (self.local_index, remote_index);
         let mut secure = Secure::new(&exported, (suite, role), indices, &mut self.rng, now);
+        secure.paths.set_class(self.class, now);
+        secure.paths.set_may_open(self.may_open);
+        if self.socket != SocketId::MAIN {
+            secure.paths.use_socket(self.socket, SocketId::MAIN, now);
+        }
         if self.relay_only {
             secure.paths.refuse((Ipv4Addr::UNSPECIFIED.into(), 0));
             secure.paths.refuse((Ipv6Addr::UNSPECIFIED.into(), 0));
@@ -143,6 +149,8 @@ impl Link {
                 self.handle_candidates(&candidates, now)
             }
             Control::Candidates(candidates) => self.early = Some(candidates),
+            Control::Search(search) if self.admitted => self.handle_search(&search, now),
+            Control::Search(_) => self.counters.dropped_malformed += 1,
             Control::Rekey(rekey) => self.handle_rekey(&rekey, now),
             Control::Bye(reason) => self.finish(
                 match reason {
@@ -167,6 +175,13 @@ impl Link {
             now + self.arq.rtt().smoothed() / 2
         };
         secure.paths.handle_candidates(candidates, start, now);
+    }
+
+    pub(super) fn handle_search(&mut self, search: &Search, now: Instant) {
+        let half = self.arq.rtt().smoothed() / 2;
+        if let Some(secure) = &mut self.secure {
+            secure.paths.handle_search(search, half, now);
+        }
     }
 
     /// A path through the virtual network would lead through this link itself: it is refused before candidates come.
@@ -221,6 +236,16 @@ impl Link {
                     messages.push(Control::Candidates(secure.paths.local_candidates(now)));
                 }
                 PathEvent::WantExchange | PathEvent::MtuChanged { .. } => {}
+                PathEvent::Say(search) => messages.push(Control::Search(search)),
+                PathEvent::WantSearch { sockets } => {
+                    self.events.push_back(LinkEvent::WantSearch { sockets });
+                }
+                PathEvent::SearchEnded { entries } => {
+                    self.events.push_back(LinkEvent::SearchEnded { entries });
+                }
+                PathEvent::Unneeded(sockets) => {
+                    self.events.push_back(LinkEvent::Unneeded(sockets));
+                }
             }
         }
         self.events

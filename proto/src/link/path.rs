@@ -24,7 +24,9 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
-use crate::wire::control::{Candidate, Candidates, MAX_CANDIDATES};
+use crate::wire::control::{
+    Candidate, Candidates, MAX_CANDIDATES, NatClass, Search as SearchMessage,
+};
 use crate::wire::stun::{self, StunError, Transaction, Username};
 use crate::{SocketId, Transmit};
 
@@ -32,21 +34,27 @@ mod candidate;
 mod check;
 mod choice;
 mod exchange;
+mod explain;
+mod hunt;
 mod inbound;
 mod liveness;
 mod mtu;
 mod probe;
+mod search;
 #[cfg(test)]
 #[allow(clippy::disallowed_methods, reason = "a test may begin at any instant")]
 mod tests;
 
 pub use candidate::Prefix;
+pub use explain::{CandidateFate, Fate};
 pub use probe::PING_SIZE;
+pub use search::Grant;
 
 use check::{Checklist, RECHECKS};
 use choice::Active;
 use exchange::Exchange;
 use probe::SentProbe;
+use search::{OPENER_TTL, Search};
 
 /// What the link knows when its handshake has ended.
 #[derive(Zeroize, ZeroizeOnDrop)]
@@ -73,9 +81,22 @@ pub struct Paths {
     /// When the last input came: output that waits is due then.
     now: Instant,
     sockets: Vec<SocketId>,
+    /// The socket whose mapping ends soon.
+    retiring: Option<SocketId>,
     local: Vec<Candidate>,
+    /// The other end's latest list.
+    listed: Vec<Candidate>,
     exchange: Exchange,
     checklist: Checklist,
+    search: Search,
+    /// Our NAT, as far as it is known.
+    class: NatClass,
+    /// Sockets beside the main one that this link has, and until when at least.
+    extra: Vec<(SocketId, Instant)>,
+    /// Whether our NAT bears packets that die on their way.
+    may_open: bool,
+    /// Packets that are to open our NATs before the round begins.
+    openers: VecDeque<(SocketId, SocketAddr)>,
     active: Option<Active>,
     last_move: Option<Instant>,
     /// When another path than the active one may be chosen, if one waits.
@@ -124,7 +145,7 @@ pub enum Refused {
 }
 
 /// What the link is to know.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PathEvent {
     /// Frames go directly now, or another direct way than before.
     Direct {
@@ -155,6 +176,20 @@ pub enum PathEvent {
     },
     /// Send [`Paths::local_candidates`] to the other end.
     WantExchange,
+    /// Say this to the other end.
+    Say(SearchMessage),
+    /// A search wants to run, with so many fresh sockets: [`Paths::grant`] or [`Paths::refuse_search`].
+    WantSearch {
+        /// The sockets.
+        sockets: u16,
+    },
+    /// The search does not run any more.
+    SearchEnded {
+        /// Entries that it made in our NAT.
+        entries: u32,
+    },
+    /// These sockets are not needed any more.
+    Unneeded(Vec<SocketId>),
 }
 
 /// Why a path is one no more.
@@ -193,8 +228,10 @@ pub struct Probe {
 pub struct Counters {
     /// Rounds of checks.
     pub rounds: u64,
-    /// Requests sent.
+    /// Requests sent, those of searches not included.
     pub checks_sent: u64,
+    /// Packets with a short life that open our NATs.
+    pub openers_sent: u64,
     /// Answers to the other end's requests sent.
     pub answers_sent: u64,
     /// Probes sent.
@@ -207,13 +244,21 @@ impl Paths {
     /// No path yet. `seed` is where transaction ids and delays come from.
     #[must_use]
     pub fn new(config: PathsConfig, seed: [u8; 32], now: Instant) -> Self {
+        let mut rng = StdRng::from_seed(seed);
         Self {
             exchange: Exchange::new(config.starter, now),
+            search: Search::new(config.starter, config.local_index, rng.random()),
+            class: NatClass::default(),
+            extra: Vec::new(),
+            may_open: true,
+            openers: VecDeque::new(),
             config,
-            rng: StdRng::from_seed(seed),
+            rng,
             now,
             sockets: vec![SocketId::MAIN],
+            retiring: None,
             local: Vec::new(),
+            listed: Vec::new(),
             checklist: Checklist::new(now),
             active: None,
             last_move: None,
@@ -259,11 +304,16 @@ impl Paths {
     #[must_use]
     pub fn awaits(&self, transaction: Transaction) -> bool {
         self.checklist.find(transaction).is_some()
+            || self.search.find(transaction).is_some()
+            || self.search.asks(transaction)
     }
 
-    /// The sockets that checks go out by from the next round on; the main one if nothing is said.
-    pub fn set_sockets(&mut self, sockets: Vec<SocketId>) {
-        self.sockets = sockets;
+    /// Checks go out by this socket from the next round on, at first by the main one. Paths move away from the one that
+    /// retires, because its mapping ends soon.
+    pub fn use_socket(&mut self, socket: SocketId, retiring: SocketId, now: Instant) {
+        self.sockets = vec![socket];
+        self.retiring = Some(retiring).filter(|retiring| *retiring != socket);
+        self.exchange.local_changed(now);
     }
 
     /// The list to send now, as [`PathEvent::WantExchange`] asked. Each call makes a new list.
@@ -271,6 +321,7 @@ impl Paths {
         Candidates {
             round: self.exchange.give(now),
             candidates: self.local.clone(),
+            nat: self.class,
         }
     }
 
@@ -288,8 +339,10 @@ impl Paths {
         }
         let listed = &remote.candidates[..remote.candidates.len().min(MAX_CANDIDATES)];
         let candidates = candidate::filter(listed, &self.local, &self.config.refused);
+        self.listed = listed.to_vec();
         let start = self.round_start(start, now);
         self.checklist.begin(&self.sockets, &candidates, start);
+        self.prepare_round(remote.nat, &candidates, start, now);
         self.exchange.round_begins(self.is_content(), start);
         self.counters.rounds += 1;
         if self.active.is_some() {
@@ -394,20 +447,36 @@ impl Paths {
         if let Some(transmit) = self.transmits.pop_front() {
             return Some(transmit);
         }
+        if let Some((socket, destination)) = self.openers.pop_front() {
+            self.counters.openers_sent += 1;
+            let transaction = transaction(self.config.local_index, &mut self.rng);
+            return Some(self.check((socket, destination), transaction, Some(OPENER_TTL)));
+        }
         let (rng, link) = (&mut self.rng, self.config.local_index);
-        let ((socket, destination), transaction) =
-            self.checklist.poll(|| transaction(link, rng), now)?;
-        self.counters.checks_sent += 1;
+        if let Some((id, transaction)) = self.checklist.poll(|| transaction(link, rng), now) {
+            self.counters.checks_sent += 1;
+            return Some(self.check(id, transaction, None));
+        }
+        self.poll_search(now)
+    }
+
+    fn check(
+        &self,
+        (socket, destination): (SocketId, SocketAddr),
+        transaction: Transaction,
+        ttl: Option<u8>,
+    ) -> Transmit {
         let username = Username {
             receiver: self.config.remote_index,
             sender: self.config.local_index,
         };
         let key = Some(&self.config.send_key);
         let contents = stun::encode_request(transaction, Some(username), key, None);
-        Some(Transmit {
+        Transmit {
             socket,
+            ttl,
             ..Transmit::datagram(destination, contents)
-        })
+        }
     }
 
     /// The next thing that the link is to know, if any.
@@ -418,9 +487,15 @@ impl Paths {
     /// When to call [`Self::handle_timeout`] at the latest, and then the verbs that begin with `poll_`.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
-        let waiting = !self.transmits.is_empty() || !self.events.is_empty();
+        let waiting =
+            !self.transmits.is_empty() || !self.events.is_empty() || !self.openers.is_empty();
         let output = waiting.then_some(self.now);
-        let upkeep = [self.exchange.next(), self.checklist.next(), self.reconsider];
+        let upkeep = [
+            self.exchange.next(),
+            self.checklist.next(),
+            self.reconsider,
+            self.next_of_search(),
+        ];
         let active = self.next_of_active();
         let spares = self.next_of_spares();
         output

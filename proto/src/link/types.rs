@@ -72,6 +72,19 @@ pub enum LinkEvent {
     Refused(Refusal),
     /// (Member) what the hub's network has.
     Network(Network),
+    /// A search for a port wants to run, with so many fresh sockets: [`super::Link::grant_search`] or
+    /// [`super::Link::refuse_search`].
+    WantSearch {
+        /// The sockets.
+        sockets: u16,
+    },
+    /// The search does not run any more.
+    SearchEnded {
+        /// Entries that it made in our NAT.
+        entries: u32,
+    },
+    /// The link needs these sockets no more.
+    Unneeded(Vec<SocketId>),
     /// Frames go another way now: direct to this address, or relayed.
     PathChanged(Option<SocketAddr>),
     /// Answer to [`super::Link::ping`].

@@ -15,10 +15,17 @@ impl Node {
         self.local_addresses = addresses;
         self.spread_candidates(now);
         if first {
-            return;
+            return self.wish_for_port(now);
         }
+        self.wish_for_port(now);
+        self.network_changed(now);
+    }
+
+    /// The machine's network is another one, or may be: nothing that was found is believed any more.
+    pub(super) fn network_changed(&mut self, now: Instant) {
         self.client.network_changed(now);
         self.observer.network_changed(now);
+        self.reach_network_changed(now);
         for index in self.links.indices() {
             if let Some(link) = self.links.get_mut(index) {
                 link.network_changed(now);
@@ -52,14 +59,27 @@ impl Node {
             kind: CandidateKind::Host,
             address,
         });
-        let reflexive = self
-            .reflexive
+        // The main socket's mapping ends before its time: then another socket's is the one to use.
+        let rotated: Vec<SocketAddr> = self.rotation.mapped().into_iter().collect();
+        let reflexive = if rotated.is_empty() {
+            &self.reflexive
+        } else {
+            &rotated
+        };
+        let reflexive = reflexive
             .iter()
             .filter(|address| !self.local_addresses.contains(address))
             .map(|&address| Candidate {
                 kind: CandidateKind::ServerReflexive,
                 address,
             });
-        reflexive.chain(host).take(MAX_CANDIDATES).collect()
+        let mapped = self.mapped_address().map(|address| Candidate {
+            kind: CandidateKind::Mapped,
+            address,
+        });
+        // Not the first: that is where a search aims, and what the other end's search believes to be our NAT.
+        let mut all: Vec<Candidate> = reflexive.chain(mapped).chain(host).collect();
+        all.truncate(MAX_CANDIDATES);
+        all
     }
 }

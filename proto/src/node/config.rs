@@ -1,7 +1,9 @@
 //! What a node is told: its settings at the start, and commands while it runs.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
+use super::ReachConfig;
+use crate::SocketId;
 use crate::gateway::subnet::Subnet;
 use crate::gateway::{DhcpSettings, KeptLease};
 use crate::identity::{Identity, PeerId};
@@ -26,6 +28,8 @@ pub struct Config {
     pub aes_in_hardware: bool,
     /// Never a direct path: peers are not to learn this machine's addresses, nor the network that it talks to them.
     pub relay_only: bool,
+    /// How hard to try to get through NATs.
+    pub reach: ReachConfig,
 }
 
 /// A rendezvous and the key that it must show.
@@ -106,6 +110,22 @@ pub enum Command {
     Dhcp(Option<DhcpSettings>),
     /// (Hub) leases of an earlier run; before any member or client comes.
     RestoreLeases(Vec<KeptLease>),
+    /// The default route's gateway, or none; at the start and at every change.
+    Gateway(Option<IpAddr>),
+    /// The machine slept, or is in another network with the same addresses: everything is tried anew.
+    NetworkChanged,
+    /// A socket that [`super::Node::poll_socket`] asked for is bound to this port.
+    SocketOpened {
+        /// The socket.
+        id: SocketId,
+        /// Its port.
+        port: u16,
+    },
+    /// It could not be had.
+    SocketRefused {
+        /// The socket.
+        id: SocketId,
+    },
     /// Admit members with this token from now on.
     AddToken([u8; 16]),
     /// Ends every link with a goodbye and the registration; [`super::Event::Stopped`] follows.

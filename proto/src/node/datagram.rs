@@ -106,6 +106,9 @@ impl Node {
             self.refused_datagrams += 1;
             return;
         };
+        if socket != SocketId::MAIN && self.handle_survey(socket, &message, now) {
+            return;
+        }
         if self.observer.handle_response(remote, &message, now) {
             self.note_udp_answer(now);
             self.settle_observer(now);

@@ -1,6 +1,5 @@
 //! What came of an input: events and frames of links, events of the rendezvous client and the observer.
 
-use std::net::SocketAddr;
 use std::time::Instant;
 
 use super::{Event, Node, Side, status};
@@ -18,7 +17,10 @@ impl Node {
         };
         let events: Vec<LinkEvent> = std::iter::from_fn(|| link.poll_event()).collect();
         let frames: Vec<Vec<u8>> = std::iter::from_fn(|| link.poll_frame()).collect();
-        let peer = link.peer();
+        let (peer, in_doubt) = (link.peer(), link.is_in_doubt());
+        if in_doubt {
+            self.look_again(now);
+        }
         self.links.refresh(index);
         for event in events {
             self.handle_link_event(index, peer, event, now);
@@ -48,9 +50,13 @@ impl Node {
                 if direct.is_none() {
                     // Perhaps UDP has ended altogether.
                     self.client.doubt(now);
+                    self.look_again(now);
                 }
                 self.events.push_back(Event::PathChanged { peer, direct })
             }
+            LinkEvent::WantSearch { sockets } => self.want_search(index, sockets, now),
+            LinkEvent::SearchEnded { entries } => self.search_ended(index, entries, now),
+            LinkEvent::Unneeded(sockets) => self.close_sockets(&sockets),
             LinkEvent::Pong {
                 id,
                 round_trip,
@@ -125,6 +131,7 @@ impl Node {
         if let Some(channel) = link.relay().filter(|&channel| !self.links.uses(channel)) {
             self.client.close(channel, now);
         }
+        self.forget_reach_of(index, now);
         if let Side::Hub(hub) = &mut self.side {
             hub.remove(index);
         }
@@ -145,16 +152,19 @@ impl Node {
                 stun,
             } => {
                 let for_others = self.observed_for_others(observed);
+                let seen = for_others.first().copied();
+                let before = std::mem::replace(&mut self.rendezvous.observed, seen);
+                if before.is_some() && seen.is_some() && before != seen {
+                    self.blame_openers();
+                }
                 self.rendezvous = status::RendezvousStatus {
                     state: "registered".to_owned(),
                     address: self.client.server(),
                     key: Some(key.to_string()),
-                    observed: for_others.first().copied(),
+                    observed: seen,
                     problem: None,
                 };
-                let servers: Vec<SocketAddr> =
-                    self.client.server().into_iter().chain(stun).collect();
-                self.set_stun(servers, now);
+                self.set_stun(stun, now);
                 self.set_reflexive(for_others, now);
                 self.events.push_back(Event::Registered { key, observed });
                 self.connect_now(now);
@@ -247,6 +257,7 @@ impl Node {
         }
         seen.truncate(REFLEXIVE_MAX);
         self.set_reflexive(seen, now);
+        self.spread_class(now);
     }
 }
 

@@ -4,6 +4,11 @@ use std::net::SocketAddr;
 
 use serde::Serialize;
 
+use crate::link::path::CandidateFate;
+use crate::portmap::PortmapStatus;
+use crate::traversal::SearchCounters;
+use crate::wire::control::NatClass;
+
 /// A node at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Status {
@@ -15,6 +20,8 @@ pub struct Status {
     pub hub: Option<String>,
     /// The registration.
     pub rendezvous: RendezvousStatus,
+    /// The NAT before us.
+    pub nat: NatStatus,
     /// Every link, by peer.
     pub links: Vec<LinkStatus>,
     /// The switch's counters and table (empty on a member that hosts no hub).
@@ -38,6 +45,24 @@ pub struct RendezvousStatus {
     pub problem: Option<String>,
 }
 
+/// The NAT before us, as far as it is known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct NatStatus {
+    /// Mapping, filtering, allocation.
+    #[serde(flatten)]
+    pub class: NatClass,
+    /// Whether two hosts behind it reach each other by their outside addresses.
+    pub hairpin: Option<bool>,
+    /// What the gateway says to our wish for an outside port.
+    pub portmap: PortmapStatus,
+    /// Whether ports are searched for where plain punching does not succeed.
+    pub search_enabled: bool,
+    /// Sockets open beside the main one.
+    pub sockets: usize,
+    /// Links that wait to search.
+    pub waiting_searches: usize,
+}
+
 /// One link.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct LinkStatus {
@@ -59,6 +84,14 @@ pub struct LinkStatus {
     pub cipher: String,
     /// The key epoch.
     pub epoch: u8,
+    /// In one sentence why it is not direct; nothing while it is.
+    pub why_not_direct: Option<String>,
+    /// What became of each address of the other side.
+    pub candidates: Vec<CandidateFate>,
+    /// The NAT before the other side, as it says.
+    pub remote_nat: NatClass,
+    /// What searches for a port have used.
+    pub search: SearchCounters,
     /// What went through and what was dropped.
     pub counters: Counters,
 }

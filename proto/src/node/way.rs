@@ -13,8 +13,8 @@ use crate::rendezvous::client::Way;
 #[derive(Debug)]
 pub(super) struct Asking {
     by_udp: bool,
-    /// Where it answers STUN.
-    servers: Vec<SocketAddr>,
+    /// Where it answers STUN beside its own address.
+    stun: Vec<SocketAddr>,
     answered: Option<Instant>,
 }
 
@@ -22,7 +22,7 @@ impl Default for Asking {
     fn default() -> Self {
         Self {
             by_udp: true,
-            servers: Vec::new(),
+            stun: Vec::new(),
             answered: None,
         }
     }
@@ -47,26 +47,26 @@ impl Node {
         self.ask_servers(now);
     }
 
-    /// The rendezvous, known at last, answers STUN at these addresses.
-    pub(super) fn set_stun(&mut self, servers: Vec<SocketAddr>, now: Instant) {
-        self.asking.servers = servers;
+    /// The rendezvous answers STUN at these addresses, too.
+    pub(super) fn set_stun(&mut self, stun: Vec<SocketAddr>, now: Instant) {
+        self.asking.stun = stun;
         self.ask_servers(now);
     }
 
     fn ask_servers(&mut self, now: Instant) {
-        let mut servers = self.asking.servers.clone();
-        if servers.is_empty() {
-            // Nobody has told us; its first port answers in any case.
-            servers = self.client.addresses().to_vec();
+        let way = self.client.way();
+        self.observer.set_hasty(way != Way::Udp, now);
+        if !self.asking.by_udp {
+            return self.observer.set_servers(&[], now);
         }
-        let carried = self.client.way() != Way::Udp;
-        if !self.asking.by_udp || (self.asking.servers.is_empty() && !carried) {
-            servers.clear();
+        let stun = self.asking.stun.clone();
+        if way == Way::Udp {
+            return self.set_stun_servers(&stun, now);
         }
-        // A carrier's own address is none that STUN is asked at.
-        servers.retain(|server| Way::Carrier(*server) != self.client.way());
+        // Only whether it answers; what our NAT is like, nobody needs to know now.
+        let known = self.client.addresses().iter().copied();
+        let servers: Vec<SocketAddr> = known.chain(stun).collect();
         self.observer.set_servers(&servers, now);
-        self.observer.set_hasty(carried, now);
     }
 
     pub(super) const fn note_udp_answer(&mut self, now: Instant) {

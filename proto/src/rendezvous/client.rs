@@ -102,6 +102,8 @@ pub struct Client {
     heard: Instant,
     /// When it was last asked because a peer had fallen silent.
     doubted: Option<Instant>,
+    /// Whether the rendezvous has ever known us.
+    registered_once: bool,
     events: VecDeque<ClientEvent>,
     rng: StdRng,
     last_now: Instant,
@@ -166,6 +168,7 @@ impl Client {
             probe: None,
             heard: now,
             doubted: None,
+            registered_once: false,
             events: VecDeque::new(),
             rng,
             last_now: now,
@@ -441,7 +444,7 @@ impl Client {
             // Its name means something at the other end of the carrier alone.
             (Way::Carrier(address), None) => address,
             (Way::Udp, None) => {
-                return self.end("the rendezvous has no address; name it by --rendezvous".into());
+                return self.end("no address of the rendezvous is one to send to; the invite, or --rendezvous, is wrong".into());
             }
         };
         self.next_address = index + 1;
@@ -457,7 +460,9 @@ impl Client {
                 }
             }
             None => self.fail(
-                format!("the rendezvous cannot be at {address}; name it by --rendezvous"),
+                format!(
+                    "the rendezvous cannot be at {address}; the invite, or --rendezvous, is wrong"
+                ),
                 now,
             ),
         }
@@ -524,6 +529,7 @@ impl Client {
         self.state = State::Registered { server, key };
         self.failures = 0;
         self.failing_since = None;
+        self.registered_once = true;
         self.key = Some(key);
         self.events.push_back(ClientEvent::Registered {
             key,
@@ -567,17 +573,21 @@ impl Client {
             && let Some(&shown) = shown.get()
             && shown != expected
         {
-            return self.end(format!(
-                "the rendezvous at {address} shows the key {shown}, not {expected}; \
+            return self.refuse(
+                format!(
+                    "the rendezvous at {address} shows the key {shown}, not {expected}; \
                  check its address and the key that you were given"
-            ));
+                ),
+                now,
+            );
         }
         let reason = match why {
             Lost::OtherVersion => {
-                return self.end(format!(
+                let reason = format!(
                     "the rendezvous at {address} speaks another version than this program; \
                      update the older of the two"
-                ));
+                );
+                return self.refuse(reason, now);
             }
             Lost::Silent => return self.fail(silent(address), now),
             Lost::Restarted | Lost::Goodbye(Goodbye::Stopped) => "was stopped or started again",
@@ -616,6 +626,16 @@ impl Client {
         let delay = self.back_off(now);
         self.failures = self.failures.saturating_add(1);
         self.retry_at(now + delay);
+    }
+
+    /// What answers is not our rendezvous, or none that we understand. At the start that is the end. Later it may be somebody
+    /// who has only put himself in its place, and links that live do not need it: it is told and tried again.
+    fn refuse(&mut self, reason: String, now: Instant) {
+        if self.registered_once {
+            self.fail(reason, now);
+        } else {
+            self.end(reason);
+        }
     }
 
     fn end(&mut self, reason: String) {

@@ -18,6 +18,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 use crate::SocketId;
+use crate::wire::control::Dependence;
 use crate::wire::stun::{self, Class, Message, Transaction};
 
 /// No more servers than this are asked.
@@ -29,6 +30,13 @@ pub struct Observer {
     servers: Vec<Server>,
     next_turn: Instant,
     hasty: bool,
+    /// Whether the way to the servers is watched closely.
+    watching: bool,
+    /// The least and the latest time that an answer took.
+    least: Option<Duration>,
+    latest: Option<Duration>,
+    /// For how long mappings lived that ended although they were used, the latest two.
+    lives: [Option<Duration>; 2],
     events: VecDeque<Observation>,
     rng: StdRng,
 }
@@ -47,9 +55,13 @@ struct Server {
     address: SocketAddr,
     /// The transactions of this turn's requests; empty before the first.
     asked: Vec<Transaction>,
+    /// When the first of them was sent.
+    since: Option<Instant>,
     /// When to ask again; `None` once the turn's question is answered or given up.
     next: Option<Instant>,
     mapped: Option<SocketAddr>,
+    /// Since when, and until when at least.
+    mapped_since: Option<(Instant, Instant)>,
 }
 
 impl Observer {
@@ -60,6 +72,10 @@ impl Observer {
             servers: Vec::new(),
             next_turn: now,
             hasty: false,
+            watching: false,
+            least: None,
+            latest: None,
+            lives: [None; 2],
             events: VecDeque::new(),
             rng: StdRng::from_seed(seed),
         }
@@ -103,9 +119,38 @@ impl Observer {
         self.next_turn = now + FIRST_TURN;
     }
 
+    /// There is a reason to believe that we look different now: every server is asked soon, if that has not just been done.
+    pub fn refresh(&mut self, now: Instant) {
+        let asked = self.servers.iter().filter_map(|server| server.since).max();
+        if asked.is_none_or(|asked| asked + JUST_NOW <= now) {
+            self.next_turn = self.next_turn.min(now);
+        }
+    }
+
+    /// Whether to look once a second how the way to the servers fares, as long as something strains it.
+    pub fn watch(&mut self, watching: bool, now: Instant) {
+        if std::mem::replace(&mut self.watching, watching) != watching && watching {
+            self.next_turn = self.next_turn.min(now + WATCH);
+        }
+    }
+
+    /// Whether the servers' answers take much longer than they could, or do not come: our own packets may be the reason.
+    #[must_use]
+    pub fn is_strained(&self, now: Instant) -> bool {
+        let Some(least) = self.least else {
+            return false;
+        };
+        let bearable = least * 2 + BEARABLE;
+        let waits = |server: &Server| {
+            let since = server.since.filter(|_| !server.asked.is_empty());
+            since.is_some_and(|since| now.saturating_duration_since(since) > bearable)
+        };
+        self.latest.is_some_and(|latest| latest > bearable)
+            || (!self.servers.is_empty() && self.servers.iter().all(waits))
+    }
+
     /// A STUN message came in by the main socket. Tells whether it was the answer to one of our questions.
     pub fn handle_response(&mut self, remote: SocketAddr, message: &Message, now: Instant) -> bool {
-        let _ = now;
         let asked = |server: &&mut Server| {
             server.address == remote && server.asked.contains(&message.transaction)
         };
@@ -119,8 +164,25 @@ impl Observer {
             return false;
         }
         server.next = None;
+        // An answer to a repetition would say too little of the time that it took.
+        if let Some(since) = server.since.filter(|_| server.asked.len() == 1) {
+            let took = now.saturating_duration_since(since);
+            self.latest = Some(took);
+            self.least = Some(self.least.map_or(took, |least| least.min(took)));
+        }
         server.asked.clear();
-        if server.mapped.replace(mapped) != Some(mapped) {
+        let changed = server.mapped.replace(mapped) != Some(mapped);
+        match &mut server.mapped_since {
+            Some((_, seen)) if !changed => *seen = now,
+            since => {
+                let before = since.replace((now, now));
+                // In a used mapping's place another one: it did not end by silence.
+                if let Some((born, seen)) = before.filter(|(_, seen)| now < *seen + LONGEST_TURN) {
+                    self.lives = [Some(seen.saturating_duration_since(born)), self.lives[0]];
+                }
+            }
+        }
+        if changed {
             let server = server.address;
             self.events.push_back(Observation { server, mapped });
         }
@@ -130,8 +192,10 @@ impl Observer {
     /// The time of [`Self::poll_timeout`] has come.
     pub fn handle_timeout(&mut self, now: Instant) {
         if now >= self.next_turn {
-            let turn = if self.hasty { HASTY_TURN } else { TURN };
-            self.next_turn = now + self.rng.random_range(turn);
+            let turn = self
+                .rng
+                .random_range(if self.hasty { HASTY_TURN } else { TURN });
+            self.next_turn = now + if self.watching { WATCH } else { turn };
             for server in &mut self.servers {
                 server.asked.clear();
                 server.next = Some(now);
@@ -146,6 +210,9 @@ impl Observer {
             .iter_mut()
             .find(|server| server.next.is_some_and(|next| next <= now))?;
         let transaction = self.rng.random();
+        if server.asked.is_empty() {
+            server.since = Some(now);
+        }
         server.asked.push(transaction);
         let wait = if self.hasty { None } else { server.wait() };
         server.next = wait.map(|wait| now + wait);
@@ -165,6 +232,24 @@ impl Observer {
         self.events.pop_front()
     }
 
+    /// The time after which the NAT ends a mapping that is in use, if it has done so twice after about the same time.
+    #[must_use]
+    pub fn lifetime(&self) -> Option<Duration> {
+        let [Some(one), Some(other)] = self.lives else {
+            return None;
+        };
+        let (short, long) = (one.min(other), one.max(other));
+        // Both are too short by up to a turn, during which the end was not seen.
+        let alike = long <= short + LONGEST_TURN + short / 4;
+        (alike && short >= SHORTEST_LIFE).then_some(short)
+    }
+
+    /// Since when the first server sees us as it does now.
+    #[must_use]
+    pub fn mapped_since(&self) -> Option<Instant> {
+        Some(self.servers.first()?.mapped_since?.0)
+    }
+
     /// Our addresses as seen from outside, each once, the first server's first.
     #[must_use]
     pub fn reflexive(&self) -> Vec<SocketAddr> {
@@ -177,20 +262,33 @@ impl Observer {
         addresses
     }
 
-    /// Whether the NAT's mapping looks endpoint-independent: the same at two places or more. `None` with fewer answers.
+    /// On what the NAT's mapping depends (RFC 5780, section 4.3), as far as the servers that answered can tell: without a
+    /// second address among them, a mapping by address looks like an independent one.
     #[must_use]
-    pub fn looks_endpoint_independent(&self) -> Option<bool> {
-        let mut verdict = None;
+    pub fn mapping(&self) -> Dependence {
+        let (mut by_port, mut by_address) = (None, None);
         for (index, one) in self.servers.iter().enumerate() {
             for other in &self.servers[index + 1..] {
-                if let (Some(a), Some(b)) = (one.mapped, other.mapped)
-                    && one.address.is_ipv4() == other.address.is_ipv4()
-                {
-                    verdict = Some(verdict.unwrap_or(true) && a == b);
+                let (Some(a), Some(b)) = (one.mapped, other.mapped) else {
+                    continue;
+                };
+                if !one.address.is_ipv4() || !other.address.is_ipv4() {
+                    continue;
                 }
+                let seen = if one.address.ip() == other.address.ip() {
+                    &mut by_port
+                } else {
+                    &mut by_address
+                };
+                *seen = Some(seen.unwrap_or(false) || a != b);
             }
         }
-        verdict
+        match (by_port, by_address) {
+            (Some(true), _) | (None, Some(true)) => Dependence::AddressAndPort,
+            (Some(false), Some(true)) => Dependence::Address,
+            (Some(false), _) | (None, Some(false)) => Dependence::Independent,
+            (None, None) => Dependence::Unknown,
+        }
     }
 }
 
@@ -199,8 +297,10 @@ impl Server {
         Self {
             address,
             asked: Vec::new(),
+            since: None,
             next: Some(now),
             mapped: None,
+            mapped_since: None,
         }
     }
 
@@ -220,6 +320,16 @@ const TURN: std::ops::RangeInclusive<Duration> = Duration::from_secs(20)..=Durat
 /// The same in haste: an answer must be noticed within a few seconds.
 const HASTY_TURN: std::ops::RangeInclusive<Duration> =
     Duration::from_millis(2000)..=Duration::from_millis(3000);
+/// From one answer to the next, if none was lost; more says nothing of a mapping that is in use.
+const LONGEST_TURN: Duration = Duration::from_secs(29);
+/// A mapping that lives shorter is not followed.
+const SHORTEST_LIFE: Duration = Duration::from_secs(20);
+/// Between two looks at a strained way.
+const WATCH: Duration = Duration::from_secs(1);
+/// What an answer may take beyond twice the least time.
+const BEARABLE: Duration = Duration::from_millis(150);
+/// A question that is so young is not repeated.
+const JUST_NOW: Duration = Duration::from_secs(2);
 /// Between the first question and the first turn.
 const FIRST_TURN: Duration = Duration::from_secs(20);
 
@@ -274,7 +384,7 @@ mod tests {
         assert_eq!(observer.poll_event(), Some(Observation { server, mapped }));
         assert!(observer.poll_event().is_some() && observer.poll_event().is_none());
         assert_eq!(observer.reflexive(), [mapped]);
-        assert_eq!(observer.looks_endpoint_independent(), Some(true));
+        assert_eq!(observer.mapping(), Dependence::Independent);
 
         let turn = observer.poll_timeout().expect("a turn");
         assert!((20..=26).contains(&(turn - start).as_secs()));
@@ -289,7 +399,47 @@ mod tests {
             turn,
         );
         assert!(observer.poll_event().is_some());
-        assert_eq!(observer.looks_endpoint_independent(), Some(false));
+        assert_eq!(observer.mapping(), Dependence::AddressAndPort);
+    }
+
+    #[test]
+    fn slow_answers_and_silence_are_a_strain_and_usual_ones_are_not() {
+        let start = Instant::now();
+        let mut observer = observer(&SERVERS, start);
+        let mapped = address("192.0.2.1:4000");
+        answer_all(&mut observer, |_| mapped, start);
+        assert!(!observer.is_strained(start));
+        observer.watch(true, start);
+        let mut now = observer.poll_timeout().expect("a look");
+        assert_eq!(now - start, WATCH);
+        observer.handle_timeout(now);
+        answer_all(&mut observer, |_| mapped, now);
+        assert!(!observer.is_strained(now));
+        now += WATCH;
+        observer.handle_timeout(now);
+        while observer.poll_transmit(now).is_some() {}
+        assert!(!observer.is_strained(now));
+        assert!(observer.is_strained(now + 2 * BEARABLE), "no answer");
+    }
+
+    #[test]
+    fn a_doubt_is_looked_into_once() {
+        let start = Instant::now();
+        let mut observer = observer(&SERVERS[..1], start);
+        answer_all(&mut observer, |_| address("192.0.2.1:4000"), start);
+        let later = start + FIRST_TURN / 2;
+        for _ in 0..10 {
+            observer.refresh(later);
+            observer.handle_timeout(later);
+        }
+        assert_eq!(
+            answer_all(&mut observer, |_| address("192.0.2.1:5000"), later),
+            1
+        );
+        assert_eq!(observer.reflexive(), [address("192.0.2.1:5000")]);
+        observer.refresh(later);
+        observer.handle_timeout(later);
+        assert!(observer.poll_transmit(later).is_none(), "just done");
     }
 
     #[test]

@@ -9,6 +9,10 @@ use bincode::{Decode, Encode};
 
 use super::ethernet::MacAddr;
 
+mod search;
+
+pub use search::{MAX_LISTED_PORTS, Ports, Search};
+
 /// Protocol version 1, frames sealed by AES-256-GCM: offered first by peers with the instructions for it.
 pub const ALPN_AES: &[u8] = b"kuguri/1 aes-256-gcm";
 /// Protocol version 1, frames sealed by ChaCha20-Poly1305: offered by everybody.
@@ -34,6 +38,8 @@ pub enum Control {
     Bye(Bye),
     /// The hub says what else its network has, to members with [`FEATURE_NETWORK`]; again whenever that changes.
     Network(Network),
+    /// A step of a search for the port that a NAT gives.
+    Search(Search),
 }
 
 /// The member's request.
@@ -111,6 +117,61 @@ pub struct Candidates {
     pub round: u32,
     /// At most [`MAX_CANDIDATES`], best first.
     pub candidates: Vec<Candidate>,
+    /// How the NAT before the sender behaves, as far as it knows: it steers what is tried.
+    pub nat: NatClass,
+}
+
+/// How a NAT behaves, seen from inside. It steers and never vetoes: many are misjudged.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Encode, Decode, serde::Serialize)]
+pub struct NatClass {
+    /// For which destinations a socket keeps its outside address (RFC 4787, section 4.1).
+    pub mapping: Dependence,
+    /// Who may send to it (RFC 4787, section 5).
+    pub filtering: Dependence,
+    /// How outside ports are chosen.
+    pub allocation: Allocation,
+}
+
+/// How far a NAT's decision depends on the other side.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Encode, Decode, serde::Serialize,
+)]
+#[serde(rename_all = "kebab-case")]
+pub enum Dependence {
+    /// It is not known.
+    #[default]
+    Unknown,
+    /// Not at all: endpoint-independent.
+    Independent,
+    /// On its address.
+    Address,
+    /// On its address and port.
+    AddressAndPort,
+}
+
+/// How a NAT chooses outside ports.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Encode, Decode, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Allocation {
+    /// It is not known.
+    #[default]
+    Unknown,
+    /// The inside port, for a socket's first destination at least.
+    Preserving,
+    /// One after the other.
+    Sequential {
+        /// From one port to the next, modulo 65536.
+        step: u16,
+    },
+    /// Any of a range that is much smaller than all ports.
+    Block {
+        /// The lowest port that was seen.
+        first: u16,
+        /// The highest.
+        last: u16,
+    },
+    /// Any.
+    Random,
 }
 
 /// One address at which a peer can perhaps be reached (RFC 8445, section 5.1.1).
@@ -230,7 +291,16 @@ mod tests {
     }
 
     fn list(round: u32, candidates: Vec<Candidate>) -> Control {
-        Control::Candidates(Candidates { round, candidates })
+        let nat = NatClass {
+            mapping: Dependence::AddressAndPort,
+            filtering: Dependence::Address,
+            allocation: Allocation::Sequential { step: u16::MAX },
+        };
+        Control::Candidates(Candidates {
+            round,
+            candidates,
+            nat,
+        })
     }
 
     fn messages() -> Vec<(&'static str, Control)> {
@@ -251,6 +321,14 @@ mod tests {
             ("refuse-not-a-hub", Control::Refuse(Refusal::NotAHub)),
             ("candidates", list(1, candidates())),
             ("candidates-none", list(70_000, Vec::new())),
+            ("search-opened", search::tests::opened()),
+            ("search-opened-within", search::tests::opened_within()),
+            ("search-waiting", search::tests::waiting()),
+            ("search-ladder", search::tests::ladder()),
+            (
+                "search-ended",
+                Control::Search(Search::Ended { attempt: 7 }),
+            ),
             ("rekey-offer", rekey(1, false, "offer-public")),
             ("rekey-answer", rekey(255, true, "answer-public")),
             ("bye-shutting-down", Control::Bye(Bye::ShuttingDown)),

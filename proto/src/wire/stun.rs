@@ -211,6 +211,23 @@ pub fn encode_request(
     encode(MessageClass::Request, transaction, attributes, key, true)
 }
 
+/// A Binding request to a STUN server, of [`REQUEST_SIZE`] bytes, that wants its answer from elsewhere if `change` says so.
+#[must_use]
+pub fn encode_probe(transaction: Transaction, change: Change) -> Vec<u8> {
+    if change == Change::default() {
+        return encode_request(transaction, None, None, Some(REQUEST_SIZE));
+    }
+    let flags = match (change.address, change.port) {
+        (true, true) => ChangeRequestFlags::ChangeIp | ChangeRequestFlags::ChangePort,
+        (true, false) => ChangeRequestFlags::ChangeIp.into(),
+        (false, _) => ChangeRequestFlags::ChangePort.into(),
+    };
+    let room = REQUEST_SIZE - HEADER - FINGERPRINT - CHANGE_REQUEST - ATTRIBUTE_HEADER;
+    let padding = Padding::new("\0".repeat(room)).expect("smaller than the limit of 64000");
+    let attributes = vec![ChangeRequest::new(Some(flags)).into(), padding.into()];
+    encode(MessageClass::Request, transaction, attributes, None, true)
+}
+
 /// A Binding success response with FINGERPRINT that says `mapped`.
 #[must_use]
 pub fn encode_response(transaction: Transaction, mapped: SocketAddr, key: Option<&Key>) -> Vec<u8> {
@@ -293,6 +310,7 @@ const ATTRIBUTE_HEADER: usize = 4;
 const USERNAME: usize = ATTRIBUTE_HEADER + 20;
 const INTEGRITY: usize = ATTRIBUTE_HEADER + 32;
 const FINGERPRINT: usize = ATTRIBUTE_HEADER + 4;
+const CHANGE_REQUEST: usize = ATTRIBUTE_HEADER + 4;
 
 #[cfg(test)]
 mod tests {
@@ -390,6 +408,16 @@ mod tests {
             encode_request([1; 12], None, None, Some(usize::MAX)).len(),
             MAX_SIZE
         );
+    }
+
+    #[test]
+    fn a_wish_for_another_source_is_read_as_it_was_written() {
+        for (address, port) in [(false, false), (false, true), (true, false), (true, true)] {
+            let change = Change { address, port };
+            let probe = encode_probe([4; 12], change);
+            assert_eq!(probe.len(), REQUEST_SIZE);
+            assert_eq!(parse(&probe).map(|it| it.change), Ok(change));
+        }
     }
 
     #[test]

@@ -25,12 +25,14 @@ impl Matrix {
             out,
             "<p>Mapping and filtering of both sides: EI endpoint-independent, AD address-dependent, AP address-and-port-dependent. \
              {seeds} runs in each cell, seeds from {seed} on. Colour and number: the part that became direct. \
-             <b>H</b> a plain punch is enough; <b>1</b> one side must search ports; <b>2</b> both must.</p>"
+             <b>H</b> a plain punch is enough; <b>1</b> one side must search ports; <b>2</b> both must. <b>*</b> most of it took a \
+             search.</p>"
         )?;
         for allocator in self.allocators() {
             self.write_grid(out, allocator)?;
         }
         self.write_figures(out)?;
+        self.write_goals(out)?;
         let seconds = |times: &Figures| times.times.iter().map(Duration::as_secs_f64).collect();
         self.write_plot(out, "Time to direct, in seconds", seconds)?;
         let packets = |figures: &Figures| {
@@ -65,17 +67,38 @@ impl Matrix {
     fn write_figures(&self, out: &mut String) -> fmt::Result {
         writeln!(
             out,
-            "<h2>Figures</h2><div class=wide><table><tr><th>ports</th><th></th><th>runs</th><th>direct</th><th>relayed</th>\
-             <th>p50</th><th>p99</th><th>packets p50</th><th>p99</th><th>most NAT entries</th></tr>"
+            "<h2>Figures</h2><div class=wide><table><tr><th>ports</th><th></th><th>runs</th><th>plainly</th><th>by search</th><th>relayed</th>\
+             <th>p50</th><th>p99</th><th>packets p50</th><th>p99</th><th>most NAT entries</th><th>sockets</th>\
+             <th>probes</th><th>in a second</th></tr>"
         )?;
         for allocator in self.allocators() {
-            for verdict in VERDICTS {
+            for verdict in Verdict::ALL {
                 let of = |cell: &Cell| cell.allocator == allocator && cell.verdict == verdict;
                 let figures = self.figures(of);
                 if figures.runs > 0 {
                     write_figures_row(out, allocator, verdict, &figures)?;
                 }
             }
+        }
+        writeln!(out, "</table></div>")
+    }
+
+    fn write_goals(&self, out: &mut String) -> fmt::Result {
+        writeln!(
+            out,
+            "<h2>Goals</h2><div class=wide><table><tr><th>ports</th><th></th><th>goal</th><th></th><th>reached</th></tr>"
+        )?;
+        for held in self.goals() {
+            let (class, word) = match held.is_met() {
+                true => ("met", "reached"),
+                false => ("missed", "missed"),
+            };
+            let (ports, verdict, goal) = (held.allocator, held.verdict, held.goal);
+            let reached = held.reached;
+            writeln!(
+                out,
+                "<tr class={class}><th>{ports}</th><td>{verdict}</td><td>{goal}</td><td>{word}</td><td>{reached:.1} %</td></tr>"
+            )?;
         }
         writeln!(out, "</table></div>")
     }
@@ -87,7 +110,8 @@ impl Matrix {
         title: &str,
         values: impl Fn(&Figures) -> Vec<f64>,
     ) -> fmt::Result {
-        let lines = VERDICTS.map(|verdict| values(&self.figures(|cell| cell.verdict == verdict)));
+        let lines =
+            Verdict::ALL.map(|verdict| values(&self.figures(|cell| cell.verdict == verdict)));
         let most = lines.iter().flatten().copied().fold(0.0, f64::max);
         if most <= 0.0 {
             return Ok(());
@@ -110,7 +134,7 @@ impl Matrix {
                 HEIGHT + 28.0
             )?;
         }
-        for (verdict, sorted) in VERDICTS.into_iter().zip(&lines) {
+        for (verdict, sorted) in Verdict::ALL.into_iter().zip(&lines) {
             write_line(out, verdict, sorted, most)?;
         }
         writeln!(
@@ -138,11 +162,11 @@ fn write_cell(out: &mut String, cell: &Cell) -> fmt::Result {
     let p50 = percentile(&figures.times, 50).map_or_else(none, millis);
     let p99 = percentile(&figures.times, 99).map_or_else(none, millis);
     let (direct, relayed, runs) = (figures.direct, figures.relayed, figures.runs);
-    let entries = figures.entries;
+    let (entries, searched, mark) = (figures.entries, figures.searched, figures.mark());
     write!(
         out,
-        "<td style=\"--part:{percent:.0}%\" title=\"{a} and {b}: {direct} of {runs} direct, {relayed} relayed; time to direct \
-         p50 {p50}, p99 {p99}; most NAT entries {entries}\"><b>{verdict}</b> {percent:.0}</td>"
+        "<td style=\"--part:{percent:.0}%\" title=\"{a} and {b}: {direct} of {runs} direct, {searched} by search, {relayed} relayed; time to direct \
+         p50 {p50}, p99 {p99}; most NAT entries {entries}\"><b>{verdict}</b> {percent:.0}{mark}</td>"
     )
 }
 
@@ -156,15 +180,20 @@ fn write_figures_row(
     let packets = |percent| percentile(&figures.packets, percent).unwrap_or(0);
     writeln!(
         out,
-        "<tr><th>{allocator}</th><td>{verdict}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td></tr>",
+        "<tr><th>{allocator}</th><td>{verdict}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td>\
+         <td>{}</td><td>{}</td><td>{}</td><td>{}</td></tr>",
         figures.runs,
-        figures.direct,
+        figures.direct - figures.searched,
+        figures.searched,
         figures.relayed,
         time(50),
         time(99),
         packets(50),
         packets(99),
-        figures.entries
+        figures.entries,
+        figures.search.0,
+        figures.search.1,
+        figures.search.2
     )
 }
 
@@ -194,7 +223,6 @@ fn write_line(out: &mut String, verdict: Verdict, sorted: &[f64], most: f64) -> 
     )
 }
 
-const VERDICTS: [Verdict; 3] = [Verdict::Plain, Verdict::OneSided, Verdict::TwoSided];
 /// Of a plot, without its legends.
 const WIDTH: f64 = 720.0;
 const HEIGHT: f64 = 220.0;
@@ -216,6 +244,7 @@ th, td { padding: .3rem .55rem; text-align: right; border: 1px solid var(--rule)
 .grid td { text-align: center; min-width: 3.6rem; background: color-mix(in srgb, var(--good) var(--part, 0%), var(--bad)); }
 svg { width: 100%; height: auto; font-size: 11px; } svg text { fill: var(--ink); } .rule { stroke: var(--rule); }
 polyline { fill: none; stroke-width: 2; } polyline.h { stroke: var(--h); } polyline.one { stroke: var(--one); } polyline.two { stroke: var(--two); }
+.met td { background: color-mix(in srgb, var(--good) 60%, transparent); } .missed td { background: var(--bad); }
 .legend i { display: inline-block; width: 1.2rem; height: .2rem; margin: 0 .3rem .25rem .8rem; }
 i.h { background: var(--h); } i.one { background: var(--one); } i.two { background: var(--two); }
 pre { white-space: pre-wrap; }

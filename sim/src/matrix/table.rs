@@ -3,7 +3,7 @@
 use std::fmt::{self, Write};
 use std::time::Duration;
 
-use super::{Allocator, Cell, Figures, Matrix, percentile};
+use super::{Allocator, Cell, Figures, Held, Matrix, percentile};
 use crate::oracle::{Kind, Verdict};
 
 impl fmt::Display for Matrix {
@@ -11,24 +11,41 @@ impl fmt::Display for Matrix {
         for allocator in self.allocators() {
             writeln!(
                 f,
-                "ports {allocator}: direct, in percent; H plain, 1 and 2 after a search on one or both sides"
+                "ports {allocator}: direct, in percent; H plain, 1 and 2 after a search on one or both sides; * mostly by one"
             )?;
             self.grid(f, allocator)?;
             writeln!(f)?;
         }
         writeln!(
             f,
-            "{:<22}{:>4}{:>8}{:>9}{:>9}{:>10}{:>10}{:>9}{:>9}{:>9}",
-            "ports", "", "runs", "direct", "relayed", "p50", "p99", "packets", "p99", "entries"
+            "{:<22}{:>4}{:>8}{:>9}{:>9}{:>9}{:>10}{:>10}{:>9}{:>9}{:>9}{:>9}{:>8}{:>5}",
+            "ports",
+            "",
+            "runs",
+            "plainly",
+            "searched",
+            "relayed",
+            "p50",
+            "p99",
+            "packets",
+            "p99",
+            "entries",
+            "sockets",
+            "probes",
+            "/s"
         )?;
         for allocator in self.allocators() {
-            for verdict in [Verdict::Plain, Verdict::OneSided, Verdict::TwoSided] {
+            for verdict in Verdict::ALL {
                 let of = |cell: &Cell| cell.allocator == allocator && cell.verdict == verdict;
                 let figures = self.figures(of);
                 if figures.runs > 0 {
                     writeln!(f, "{allocator:<22}{verdict:>4}{}", Row(&figures))?;
                 }
             }
+        }
+        writeln!(f)?;
+        for held in self.goals() {
+            writeln!(f, "{held}")?;
         }
         for failure in self.failures() {
             writeln!(f, "{failure}")?;
@@ -59,8 +76,9 @@ impl Matrix {
             let mut line = format!("{a:<7}");
             for b in Kind::all() {
                 let text = self.cell(a, b, allocator).map(|cell| {
-                    let percent = Figures::of(cell.runs.iter()).percent();
-                    format!("{} {percent:.0}", cell.verdict)
+                    let figures = Figures::of(cell.runs.iter());
+                    let mark = figures.mark();
+                    format!("{} {:.0}{mark}", cell.verdict, figures.percent())
                 });
                 write!(line, "{:>8}", text.unwrap_or_default())?;
             }
@@ -94,6 +112,29 @@ impl fmt::Display for super::Failure {
     }
 }
 
+impl Figures {
+    /// Says whether most of what is direct took a search.
+    pub(super) const fn mark(&self) -> &'static str {
+        if 2 * self.searched > self.direct {
+            "*"
+        } else {
+            ""
+        }
+    }
+}
+
+impl fmt::Display for Held {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (ports, verdict, goal, reached) =
+            (self.allocator, self.verdict, self.goal, self.reached);
+        let word = if self.is_met() { "reached" } else { "missed" };
+        write!(
+            f,
+            "goal {ports:<22}{verdict:>2}  {goal:<26} {word}: {reached:.1} %"
+        )
+    }
+}
+
 struct Row<'a>(&'a Figures);
 
 impl fmt::Display for Row<'_> {
@@ -103,15 +144,19 @@ impl fmt::Display for Row<'_> {
         let packets = |percent| percentile(&figures.packets, percent).unwrap_or(0);
         write!(
             f,
-            "{:>8}{:>9}{:>9}{:>10}{:>10}{:>9}{:>9}{:>9}",
+            "{:>8}{:>9}{:>9}{:>9}{:>10}{:>10}{:>9}{:>9}{:>9}{:>9}{:>8}{:>5}",
             figures.runs,
-            figures.direct,
+            figures.direct - figures.searched,
+            figures.searched,
             figures.relayed,
             time(50),
             time(99),
             packets(50),
             packets(99),
-            figures.entries
+            figures.entries,
+            figures.search.0,
+            figures.search.1,
+            figures.search.2
         )
     }
 }

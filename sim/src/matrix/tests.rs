@@ -12,16 +12,17 @@ fn toy_run(setup: &Setup) -> RunOutcome {
     RunOutcome {
         connected: Some(Duration::from_millis(20)),
         direct: outcome.direct,
-        pretends: false,
+        after_asking: outcome.direct,
         packets: outcome.packets,
         entries: outcome.entries,
         hash: outcome.hash,
+        ..RunOutcome::default()
     }
 }
 
 #[test]
 fn all_plain_cells_are_direct_with_every_allocator_and_it_is_the_same_twice() {
-    let plan = Plan::all(&Allocator::ALL, 11, 2);
+    let plan = Plan::all(&Allocator::ALL, 11, 2, RoundTrips::default());
     let matrix = plan.run(toy_run, |_, _| {});
     assert_eq!(matrix.cells.len(), 6 * 81);
     assert_eq!(matrix.failures(), Vec::new());
@@ -44,6 +45,7 @@ fn small(outcome: RunOutcome) -> Matrix {
         pairs: vec![(kind, kind, Allocator::Random)],
         seed: 5,
         seeds: 3,
+        trips: RoundTrips::default(),
     };
     plan.run(|_| outcome, |_, _| {})
 }
@@ -95,7 +97,7 @@ fn percentiles_are_values_that_occurred() {
 
 #[test]
 fn page_table_and_json_say_the_same_and_need_nothing_from_elsewhere() {
-    let plan = Plan::all(&[Allocator::Random], 1, 1);
+    let plan = Plan::all(&[Allocator::Random], 1, 1, RoundTrips::default());
     let matrix = plan.run(toy_run, |_, _| {});
     let (page, table) = (matrix.page(), matrix.to_string());
     assert!(page.starts_with("<!doctype html>") && page.trim_end().ends_with("</html>"));
@@ -113,6 +115,9 @@ fn page_table_and_json_say_the_same_and_need_nothing_from_elsewhere() {
         9
     );
     assert_eq!(matrix.rows().lines().count(), 81);
+    assert_eq!(page.matches("<tr class=").count(), 3);
+    let goals = table.lines().filter(|line| line.starts_with("goal "));
+    assert_eq!(goals.count(), 3);
     let json: serde_json::Value =
         serde_json::from_str(&matrix.json().expect("writable")).expect("JSON");
     assert_eq!(json["cells"][0]["a"], "EI/EI");

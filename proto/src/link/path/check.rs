@@ -31,6 +31,8 @@ pub(super) struct Pair {
     /// Requests that are left in this round.
     left: u32,
     interval: Duration,
+    /// Requests sent since it was scheduled last.
+    pub(super) checks: u32,
     /// Requests that can still be answered.
     outstanding: Vec<(Transaction, Instant)>,
 }
@@ -94,18 +96,26 @@ impl Checklist {
     }
 
     /// An authenticated sign came from an address: makes a pair of it if there is none. `false` when there are too many.
-    pub(super) fn learn(&mut self, id: PairId) -> bool {
+    /// What a search has `hoped_for` is not one of the few that anybody with the key can bring about.
+    pub(super) fn learn(&mut self, id: PairId, hoped_for: bool) -> bool {
         if self.pairs.contains_key(&id) {
             return true;
         }
-        if self.peer_reflexive >= MAX_PEER_REFLEXIVE || self.pairs.len() >= MAX_PAIRS {
+        let too_many = self.peer_reflexive >= MAX_PEER_REFLEXIVE && !hoped_for;
+        if too_many || self.pairs.len() >= MAX_PAIRS {
             return false;
         }
-        self.peer_reflexive += 1;
+        self.peer_reflexive += usize::from(!hoped_for);
         let mut pair = Pair::new(CandidateKind::PeerReflexive);
         pair.left = RECHECKS;
         self.pairs.insert(id, pair);
         true
+    }
+
+    /// A check outside the list was answered after `rtt`: it is a path now.
+    pub(super) fn found(&mut self, id: PairId, kind: CandidateKind, rtt: Duration, now: Instant) {
+        let pair = self.pairs.entry(id).or_insert_with(|| Pair::new(kind));
+        pair.succeed(id.1, rtt, now);
     }
 
     /// The pair whose request is to be sent now, if any; it counts as sent with that transaction.
@@ -140,6 +150,11 @@ impl Checklist {
         })
     }
 
+    /// Whether requests are still to be sent.
+    pub(super) fn is_checking(&self) -> bool {
+        self.pairs.values().any(|pair| pair.next.is_some())
+    }
+
     /// A path was found: pairs that have not been so lucky get fewer requests from now on.
     pub(super) fn calm(&mut self) {
         for pair in self.pairs.values_mut().filter(|pair| pair.valid.is_none()) {
@@ -158,6 +173,7 @@ impl Pair {
             next: None,
             left: 0,
             interval: FIRST_INTERVAL,
+            checks: 0,
             outstanding: Vec::new(),
         }
     }
@@ -166,6 +182,7 @@ impl Pair {
     pub(super) fn schedule(&mut self, left: u32, at: Instant) {
         self.next = Some(at);
         self.left = left;
+        self.checks = 0;
         self.interval = FIRST_INTERVAL;
     }
 
@@ -230,6 +247,7 @@ impl Pair {
             self.outstanding.remove(0);
         }
         self.outstanding.push((transaction, now));
+        self.checks = self.checks.saturating_add(1);
         self.left = self.left.saturating_sub(1);
         self.next = (self.left > 0).then(|| now + self.interval);
         self.interval = (self.interval * 2).min(MAX_INTERVAL);

@@ -35,6 +35,7 @@ impl Paths {
         if self.exchange.poll(now) {
             self.events.push_back(PathEvent::WantExchange);
         }
+        self.tend_search(now);
     }
 
     /// Chooses the cheapest path, if it is worth a move.
@@ -50,7 +51,7 @@ impl Paths {
             .checklist
             .pairs
             .get(&active.id)
-            .and_then(|pair| pair.cost(active.id));
+            .and_then(|pair| Some(pair.cost(active.id)? + self.age_cost(active.id, pair)));
         let cheaper = active_cost.is_none_or(|active_cost| cost + HYSTERESIS < active_cost);
         if active.id == id || !cheaper {
             return;
@@ -229,6 +230,8 @@ impl Paths {
         self.active = Some(Active { id, liveness });
         self.last_move = Some(now);
         self.exchange.found(self.is_content(), now);
+        self.search.found(now);
+        self.openers.clear();
         let (socket, remote) = id;
         self.events.push_back(PathEvent::Direct {
             socket,
@@ -244,8 +247,22 @@ impl Paths {
             .iter()
             .filter(|(_, pair)| pair.valid.as_ref().is_some_and(&wanted));
         valid
-            .filter_map(|(id, pair)| Some((pair.cost(*id)?, *id)))
+            .filter_map(|(id, pair)| Some((pair.cost(*id)? + self.age_cost(*id, pair), *id)))
             .min()
+    }
+
+    /// What speaks against a path that is about to end: our mapping does, or the other end names its own no more.
+    fn age_cost(&self, (socket, remote): PairId, pair: &Pair) -> Duration {
+        let named = self.listed.iter().any(|it| it.address == remote);
+        let was_named = matches!(
+            pair.kind,
+            CandidateKind::Host | CandidateKind::ServerReflexive | CandidateKind::Mapped
+        );
+        if self.retiring == Some(socket) || (was_named && !named) {
+            AGE_COST
+        } else {
+            Duration::ZERO
+        }
     }
 
     fn may_move_at(&self) -> Option<Instant> {
@@ -297,6 +314,8 @@ const HYSTERESIS: Duration = Duration::from_millis(5);
 const IPV4_COST: Duration = Duration::from_millis(3);
 /// What speaks against an address that a NAT made: two peers behind it had better use their own network.
 const NAT_COST: Duration = Duration::from_millis(8);
+/// What speaks against a path that ends soon: any other one is better.
+const AGE_COST: Duration = Duration::from_secs(2);
 /// Between two moves while the active path is well.
 const BETWEEN_MOVES: Duration = Duration::from_secs(2);
 /// A round trip that no better one is looked for.

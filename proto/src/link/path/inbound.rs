@@ -73,6 +73,7 @@ impl Paths {
             None => {
                 self.remember(message.transaction, id.1);
                 self.check_peer_reflexive(id, now);
+                self.search.heard_from(id.0, id.1, now);
             }
         }
         self.answer(id, message.transaction);
@@ -104,13 +105,25 @@ impl Paths {
         bytes: &[u8],
         now: Instant,
     ) -> Handled {
-        let Some((id, sent)) = self.checklist.find(message.transaction) else {
+        // A STUN server has no key; what it says only steers a search.
+        if self
+            .search
+            .handle_answer(message.transaction, message.mapped, now)
+        {
+            return Handled::Accepted;
+        }
+        let searched = self.search.find(message.transaction);
+        let listed = self.checklist.find(message.transaction);
+        let by_search = searched.map(|(socket, to, sent)| ((socket, to), sent));
+        let Some((id, sent)) = listed.or(by_search) else {
             return Handled::NotMine;
         };
         if !stun::verify(bytes, &self.config.receive_key) {
             return Handled::Refused(Refused::Integrity);
         }
-        if let Some(pair) = self.checklist.pairs.get_mut(&id) {
+        if listed.is_none() {
+            self.found_by_search(id, sent, now);
+        } else if let Some(pair) = self.checklist.pairs.get_mut(&id) {
             pair.succeed(id.1, now.saturating_duration_since(sent), now);
         }
         let idle = self.rng.random_range(IDLE);
@@ -129,7 +142,11 @@ impl Paths {
 
     /// Something authenticated came from there: there may be a path (RFC 8445, section 7.3.1.3).
     pub(super) fn check_peer_reflexive(&mut self, id: PairId, now: Instant) {
-        if candidate::is_refused(id.1.ip(), &self.config.refused) || !self.checklist.learn(id) {
+        if candidate::is_refused(id.1.ip(), &self.config.refused) {
+            return;
+        }
+        let hoped_for = self.search.hopes_for(id.0, id.1);
+        if !self.checklist.learn(id, hoped_for) {
             return;
         }
         if let Some(pair) = self.checklist.pairs.get_mut(&id) {

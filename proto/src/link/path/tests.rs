@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::wire::control::CandidateKind;
+use crate::wire::control::{Allocation, CandidateKind, Dependence, Ports};
 use world::Dependent::{self, Address, AddressAndPort, Endpoint};
 use world::{Nat, World, config};
 
@@ -312,6 +312,7 @@ fn one_end(now: Instant) -> (Paths, Transmit) {
         &Candidates {
             round: 1,
             candidates,
+            nat: NatClass::default(),
         },
         now,
         now,
@@ -447,7 +448,16 @@ fn a_peer_cannot_aim_us_at_strangers_for_long() {
             address: address(round + n),
         };
         let candidates = (0..100).map(candidate).collect();
-        paths.handle_candidates(&Candidates { round, candidates }, now, now);
+        let nat = NatClass::default();
+        paths.handle_candidates(
+            &Candidates {
+                round,
+                candidates,
+                nat,
+            },
+            now,
+            now,
+        );
         for _ in 0..10 {
             now += Duration::from_millis(10);
             while paths.poll_transmit(now).is_some() {
@@ -458,6 +468,140 @@ fn a_peer_cannot_aim_us_at_strangers_for_long() {
     }
     let seconds = (now - start).as_secs();
     assert!(sent <= 20 * seconds, "{sent} in {seconds} s");
+}
+
+/// An end whose peer says that its NAT is at 198.51.100.2 and gives another port for each destination.
+fn one_end_before_a_hard_nat(now: Instant) -> Paths {
+    let mut paths = Paths::new(config(0), [1; 32], now);
+    let candidate = Candidate {
+        kind: CandidateKind::ServerReflexive,
+        address: "198.51.100.2:9".parse().expect("an address"),
+    };
+    let nat = NatClass {
+        mapping: Dependence::AddressAndPort,
+        filtering: Dependence::AddressAndPort,
+        allocation: Allocation::Random,
+    };
+    paths.handle_candidates(
+        &Candidates {
+            round: 1,
+            candidates: vec![candidate],
+            nat,
+        },
+        now,
+        now,
+    );
+    paths
+}
+
+fn opened(attempt: u32, address: &str, ports: Ports) -> SearchMessage {
+    SearchMessage::Opened {
+        attempt,
+        address: address.parse().expect("an address"),
+        ports,
+        sockets: 256,
+    }
+}
+
+fn wants_search(paths: &mut Paths) -> bool {
+    std::iter::from_fn(|| paths.poll_event())
+        .any(|event| matches!(event, PathEvent::WantSearch { .. }))
+}
+
+#[test]
+fn a_peer_cannot_aim_a_search_where_its_nat_is_not() {
+    let now = Instant::now();
+    let mut paths = one_end_before_a_hard_nat(now);
+    let all = Ports::Within {
+        first: 1,
+        last: u16::MAX,
+    };
+    let stranger = "203.0.113.66";
+    for message in [
+        opened(1, stranger, all.clone()),
+        SearchMessage::Ladder {
+            attempt: 1,
+            address: stranger.parse().expect("an address"),
+            next: 1,
+            step: 1,
+        },
+    ] {
+        paths.handle_search(&message, Duration::ZERO, now);
+        assert!(!wants_search(&mut paths));
+    }
+    paths.handle_search(&opened(2, "198.51.100.2", all), Duration::ZERO, now);
+    assert!(wants_search(&mut paths));
+}
+
+#[test]
+fn a_peer_cannot_make_a_search_exceed_its_limits() {
+    let start = Instant::now();
+    for listed in [true, false] {
+        let mut now = start;
+        let mut paths = one_end_before_a_hard_nat(now);
+        let ports = if listed {
+            Ports::Listed(vec![9; 1000])
+        } else {
+            Ports::Within {
+                first: 0,
+                last: u16::MAX,
+            }
+        };
+        let (mut sent, mut granted) = (Vec::new(), 0);
+        for attempt in 0..2000 {
+            let message = opened(attempt, "198.51.100.2", ports.clone());
+            paths.handle_search(&message, Duration::ZERO, now);
+            if wants_search(&mut paths) {
+                granted += 1;
+                let used = u32::try_from(sent.len()).expect("few");
+                let grant = Grant {
+                    sockets: Vec::new(),
+                    server: None,
+                    address: None,
+                    entries: 1700u32.saturating_sub(used),
+                    budget: crate::traversal::Budget::default(),
+                };
+                paths.grant(grant, now);
+            }
+            while let Some(transmit) = paths.poll_transmit(now) {
+                assert_eq!(transmit.destination.ip().to_string(), "198.51.100.2");
+                sent.push(now);
+            }
+            now += Duration::from_millis(20);
+            paths.handle_timeout(now);
+        }
+        assert!(granted >= 1 && sent.len() > 100);
+        // And what a round of plain checks may send.
+        assert!(sent.len() <= 1700 + 60, "{}", sent.len());
+        for (index, &at) in sent.iter().enumerate() {
+            let within = sent[index..].iter().filter(|&&other| other < at + SECOND);
+            assert!(within.count() <= 100 + 30);
+        }
+    }
+}
+
+#[test]
+fn no_error_and_no_stranger_ends_a_path() {
+    let mut now = Instant::now();
+    let (mut paths, check) = one_end(now);
+    let remote = check.destination;
+    let transaction = stun::parse(&check.contents).expect("own bytes").transaction;
+    let answer = stun::encode_response(transaction, remote, Some(&[2; 32]));
+    paths.handle_stun(SocketId::MAIN, remote, &answer, now);
+    for turn in 0u8..100 {
+        now += Duration::from_millis(10);
+        // Error responses and indications, as anybody can make them, from everywhere.
+        for [high, low] in [[0x01, 0x11], [0x00, 0x11]] {
+            let mut forged = answer[..20].to_vec();
+            forged[..4].copy_from_slice(&[high, low, 0, 0]);
+            forged[19] ^= turn;
+            let handled = paths.handle_stun(SocketId::MAIN, remote, &forged, now);
+            assert_ne!(handled, Handled::Accepted);
+        }
+        let other = SocketAddr::new(remote.ip(), u16::from(turn) + 1);
+        paths.handle_authenticated(SocketId::MAIN, other, now);
+        assert_eq!(paths.best().map(|path| path.remote), Some(remote));
+    }
 }
 
 #[test]

@@ -4,7 +4,7 @@
 //!   cargo run --release -p kuguri-tests --bin figures [-- --json] [-- --check]
 //! ```
 //!
-//! `--check` ends with 1 when a goal is missed. No goal depends on the speed of the machine; what does is only told.
+//! `--reach` measures only how NATs are passed, with other settings than the rest. `--check` ends with 1 when a goal is missed. No goal depends on the speed of the machine; what does is only told.
 
 #![allow(clippy::print_stdout, reason = "figures are its output")]
 
@@ -15,6 +15,7 @@ use serde::Serialize;
 
 mod beginning;
 mod pairs;
+mod reach;
 mod recovery;
 mod speed;
 mod stream;
@@ -27,6 +28,7 @@ struct Figures {
     beginning: Vec<beginning::Row>,
     stream: stream::Figures,
     pairs: Vec<pairs::Row>,
+    reach: Vec<reach::Row>,
     recovery: Vec<recovery::Row>,
     speed: speed::Speed,
     missed: Vec<String>,
@@ -54,11 +56,18 @@ impl Spread {
 
 fn main() -> ExitCode {
     let asked = |option: &str| std::env::args().skip(1).any(|argument| argument == option);
+    if asked("--reach") {
+        let rows = reach::measure();
+        print!("{}", table::reach(&rows));
+        let missed = rows.iter().any(|row| !row.reached());
+        return ExitCode::from(u8::from(asked("--check") && missed));
+    }
     let mut figures = Figures {
         machine: speed::Machine::here(),
         beginning: beginning::measure(),
         stream: stream::measure(),
         pairs: pairs::measure(),
+        reach: reach::measure(),
         recovery: recovery::measure(),
         speed: speed::measure(),
         missed: Vec::new(),
@@ -68,6 +77,7 @@ fn main() -> ExitCode {
         .iter()
         .flat_map(beginning::Row::missed)
         .chain(figures.stream.missed())
+        .chain(figures.reach.iter().filter_map(reach::Row::missed))
         .collect();
     if asked("--json") {
         let json = serde_json::to_string_pretty(&figures).expect("plain data");

@@ -2,7 +2,7 @@
 
 use std::fmt::{self, Write};
 
-use super::{Figures, Spread, beginning, pairs, recovery, speed, stream};
+use super::{Figures, Spread, beginning, pairs, reach, recovery, speed, stream};
 
 /// Everything, as Markdown.
 pub(crate) fn render(figures: &Figures) -> String {
@@ -11,6 +11,7 @@ pub(crate) fn render(figures: &Figures) -> String {
         beginning(figures, &mut out),
         stream(figures, &mut out),
         pairs(figures, &mut out),
+        write_reach(&figures.reach, &mut out),
         recovery(figures, &mut out),
         speed(figures, &mut out),
         verdict(figures, &mut out),
@@ -120,6 +121,60 @@ fn pairs(figures: &Figures, out: &mut String) -> fmt::Result {
             spread(row.direct_ms, 0),
             row.sent_by_office,
             row.sent_by_home,
+        )?;
+    }
+    writeln!(out)
+}
+
+/// How NATs are passed, alone.
+pub(crate) fn reach(rows: &[reach::Row]) -> String {
+    let mut out = String::new();
+    let written = write_reach(rows, &mut out);
+    debug_assert!(written.is_ok(), "a string takes all");
+    out
+}
+
+fn write_reach(rows: &[reach::Row], out: &mut String) -> fmt::Result {
+    writeln!(out, "## Through NATs that plain punching does not pass\n")?;
+    writeln!(
+        out,
+        "Cells are TRAVERSAL's: H plain punching suffices, 1 one end's port must be found, 2 both ends'. Both NATs choose ports \
+         alike; 10 ms from each\npeer to the core. Seeds count from 0: 4 for each cell of a group, {} for a single pair. Seconds \
+         from when both ends have keys until both send directly.\nProbes: of the side that sent most, least / median / \
+         greatest. A rendezvous with two addresses tells both axes.\n",
+        reach::MANY
+    )?;
+    writeln!(
+        out,
+        "| what | runs | direct | in time | p50 s | p99 s | max s | probes | most mappings | most probes in 1 s | goal |"
+    )?;
+    writeln!(out, "|---|--:|--:|--:|--:|--:|--:|---|--:|--:|---|")?;
+    for row in rows {
+        let seconds =
+            |time: Option<f64>| time.map_or_else(|| "–".to_owned(), |time| format!("{time:.2}"));
+        let goal = if row.goal > 0.0 {
+            format!("{:.1} % in {:.1} s", row.goal * 100.0, row.time_s)
+        } else {
+            "none direct, none claimed".to_owned()
+        };
+        let reached = if row.reached() {
+            "reached"
+        } else {
+            "**missed**"
+        };
+        writeln!(
+            out,
+            "| {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {goal}: {reached} |",
+            row.name,
+            row.runs,
+            row.direct,
+            row.in_time,
+            seconds(row.p50),
+            seconds(row.p99),
+            seconds(row.max),
+            spread(row.probes, 0),
+            row.mappings,
+            row.per_second,
         )?;
     }
     writeln!(out)

@@ -117,6 +117,8 @@ pub(super) struct World {
     pub(super) rng: StdRng,
     pub(super) loss: f64,
     pub(super) cut: bool,
+    /// What is sent now dies between the NATs.
+    short_lived: bool,
     /// The largest UDP payload that direct datagrams get through with.
     pub(super) limit: usize,
     /// Extra one-way delay to an address.
@@ -173,6 +175,7 @@ impl World {
             rng,
             loss: 0.0,
             cut: false,
+            short_lived: false,
             limit: 1472,
             detours: BTreeMap::new(),
             log: Vec::new(),
@@ -252,7 +255,9 @@ impl World {
     fn drain(&mut self, end: usize) {
         let now = self.now;
         while let Some(transmit) = self.ends[end].paths.poll_transmit(now) {
+            self.short_lived = transmit.ttl.is_some();
             self.direct(end, transmit.destination, Payload::Stun(transmit.contents));
+            self.short_lived = false;
         }
         while let Some(probe) = self.ends[end].paths.poll_probe(now) {
             self.direct(end, probe.remote, Payload::Ping(probe.id, probe.size));
@@ -271,7 +276,12 @@ impl World {
                     let spent = counters.checks_sent + counters.answers_sent;
                     this.spent.get_or_insert(spent);
                 }
-                PathEvent::Lost { .. } | PathEvent::MtuChanged { .. } => {}
+                PathEvent::Lost { .. }
+                | PathEvent::MtuChanged { .. }
+                | PathEvent::Say(_)
+                | PathEvent::WantSearch { .. }
+                | PathEvent::SearchEnded { .. }
+                | PathEvent::Unneeded(_) => {}
             }
             self.ends[end].events.push((now, event));
         }
@@ -310,7 +320,11 @@ impl World {
         } else {
             0
         };
-        if !self.cut && size <= self.limit && self.rng.random::<f64>() >= self.loss {
+        if !self.cut
+            && !self.short_lived
+            && size <= self.limit
+            && self.rng.random::<f64>() >= self.loss
+        {
             let detour = self.detours.get(&destination).copied().unwrap_or_default();
             let direct = Some((source, destination));
             self.fly(
