@@ -128,7 +128,12 @@ fn without_a_key_the_first_one_is_kept_and_a_change_refused() {
     assert_eq!(pipe.ends[0].client.key(), Some(identity(200).id()));
     pipe.server = new_server(201, 9, Limits::default(), pipe.now);
     pipe.run(SECOND * 100);
-    assert!(pipe.ends[0].failures().last().expect("a failure").1);
+    let failures = pipe.ends[0].failures();
+    let (reason, fatal) = failures.last().expect("a failure");
+    // It was registered once: that is told, and tried again.
+    assert!(reason.contains("shows the key") && !fatal, "{reason}");
+    assert_eq!(pipe.ends[0].client.key(), Some(identity(200).id()));
+    assert!(!pipe.ends[0].client.is_registered());
 }
 
 #[test]

@@ -439,7 +439,7 @@ mod tests {
         peer.run(Duration::from_secs(9));
         assert_eq!(peer.news(), []);
         peer.answered = Some(peer.now + Duration::from_secs(3));
-        peer.run(Duration::from_secs(3));
+        peer.drain();
         assert_eq!(
             peer.news().last().map(|(_, action)| *action),
             Some(Action::Use(Way::Udp))
