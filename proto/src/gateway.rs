@@ -13,7 +13,7 @@
 //! [`Pool`] beside it gives out the other addresses of its network.
 
 use std::collections::VecDeque;
-use std::net::Ipv6Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::time::Instant;
 
 use aws_lc_rs::digest::{SHA256, digest};
@@ -248,6 +248,21 @@ impl Gateway {
         frame.payload_mut().copy_from_slice(payload);
         self.queue.push_back(frame.into_inner());
     }
+}
+
+/// The frame by which a station tells its address to all (RFC 5227, section 2.3).
+#[must_use]
+pub fn announcement(mac: MacAddr, address: Ipv4Addr) -> Vec<u8> {
+    let packet = arp::announcement(mac, address);
+    let header = EthernetRepr {
+        src_addr: EthernetAddress(mac.0),
+        dst_addr: EthernetAddress::BROADCAST,
+        ethertype: EthernetProtocol::Arp,
+    };
+    let mut frame = EthernetFrame::new_unchecked(vec![0; header.buffer_len() + packet.len()]);
+    header.emit(&mut frame);
+    frame.payload_mut().copy_from_slice(&packet);
+    frame.into_inner()
 }
 
 /// Whether a frame that came to the virtual host with that MAC address is the NAT's: IP for it alone, but DHCP; and ARP's

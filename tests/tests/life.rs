@@ -359,6 +359,14 @@ fn a_member_comes_back_when_the_hub_was_killed() {
     }
 }
 
+#[test]
+fn a_member_shows_where_it_is_as_soon_as_it_has_an_address() {
+    let world = linked(&cone());
+    let hub = &world.peer(world.office).events;
+    let first = |event: &Event| matches!(event, Event::FirstFrame { direct: false, .. });
+    assert!(hub.iter().any(|(_, event)| first(event)), "by relay");
+}
+
 /// Whoever asks waits for one of the two, also when the link is replaced meanwhile.
 #[test]
 fn a_ping_is_answered_or_lost_also_when_its_link_is_replaced() {

@@ -16,6 +16,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 use super::{Event, MemberConfig, Node, Side, welcome};
+use crate::gateway::announcement;
 use crate::identity::PeerId;
 use crate::link::Link;
 use crate::rendezvous::{Channel, CloseReason};
@@ -308,6 +309,12 @@ impl Node {
             gateway: welcome.gateway,
             mtu: welcome.mtu,
         });
+        // Switches learn at once where the card is, and not only when a program first says something.
+        let mac = member.config.mac;
+        if let Some((IpAddr::V4(address), _)) = welcome.address {
+            let announcement = announcement(mac, address);
+            self.send_frame(index, &announcement, now);
+        }
     }
 
     /// The addresses that this machine has or needs outside of the virtual network: its own, as it sees them and as others do,
